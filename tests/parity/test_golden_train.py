@@ -1,0 +1,111 @@
+"""The packed training forward and backward against the published implementation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unimedvl.data.packing import pack
+from unimedvl.geometry import patchify
+from unimedvl.model.attention import SdpaPlan
+from unimedvl.model.layout import dense_mask, documents_of, image_documents
+from unimedvl.model.loss import training_loss
+from unimedvl.model.vae import encode_latents
+from unimedvl.types import VaeSegment
+
+# float32 on outputs of order 1, through three layers: what the reference's own kernels differ by.
+ATOL = 2e-4
+
+
+@pytest.fixture
+def batch(train_samples, codec, tiny_config):
+    return pack(train_samples, tiny_config, codec.special)
+
+
+def test_layout(golden, batch):
+    tensors = golden.tensors
+    pairs = {
+        "text_ids": "packed_text_ids",
+        "text_index": "packed_text_indexes",
+        "position_ids": "packed_position_ids",
+        "vit_index": "packed_vit_token_indexes",
+        "vit_position_ids": "packed_vit_position_ids",
+        "vit_patches": "packed_vit_tokens",
+        "latent_index": "packed_vae_token_indexes",
+        "latent_position_ids": "packed_latent_position_ids",
+        "ce_index": "ce_loss_indexes",
+        "ce_labels": "packed_label_ids",
+        "velocity_index": "mse_loss_indexes",
+        "noise": "noise",
+    }
+    for name, reference in pairs.items():
+        assert torch.equal(getattr(batch, name), tensors[f"train.{reference}"]), name
+    assert [split.length for split in batch.splits] == golden.values["train.split_lens"]
+    assert [split.mode for split in batch.splits] == golden.values["train.attn_modes"]
+    assert [list(shape) for shape in batch.latent_shapes] == golden.values["train.latent_shapes"]
+    assert list(batch.vit_lengths) == tensors["train.vit_token_seqlens"].tolist()
+
+
+def test_ce_weights(golden, train_samples, codec, tiny_config):
+    weights = pack(train_samples, tiny_config, codec.special, reweight_ce=True).ce_weights
+    torch.testing.assert_close(weights, golden.tensors["train.ce_loss_weights"])
+
+
+def test_masks(golden, batch):
+    documents = documents_of(batch.splits)
+    assert [document.length for document in documents] == golden.values["train.sample_lens"]
+    for number, document in enumerate(documents):
+        assert torch.equal(dense_mask(document), golden.tensors[f"train.mask.{number}"]), number
+
+
+def test_vision_encoder(golden, batch, tiny_model):
+    plan = SdpaPlan(image_documents(batch.vit_lengths), torch.device("cpu"))
+    with torch.no_grad():
+        out = tiny_model.vit_model(batch.vit_patches, batch.vit_position_ids, plan)
+        connected = tiny_model.connector(out)
+    torch.testing.assert_close(out, golden.tensors["vit.out"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(connected, golden.tensors["vit.connected"], atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+def test_forward_and_gradients(golden, batch, tiny_model, checkpointing):
+    output = tiny_model(batch, checkpointing=checkpointing)
+    torch.testing.assert_close(output.ce, golden.tensors["train.ce"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(output.squared_error, golden.tensors["train.mse"], atol=ATOL, rtol=0)
+
+    loss = training_loss(output.ce_sum, output.ce_count, output.mse_sum, output.mse_count)
+    assert loss.item() == pytest.approx(golden.values["train.loss"], abs=1e-5)
+
+    loss.backward()
+    expected = {name: norm for name, norm in golden.values["train.grad_norms"].items() if norm is not None}
+    parameters = dict(tiny_model.named_parameters())
+    assert parameters.keys() == expected.keys()
+    for name, norm in expected.items():
+        # A key bias moves all scores of a query alike, so its gradient is zero but for rounding.
+        assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-7), name
+
+
+def test_autoencoder(golden, tiny_autoencoder):
+    tensors = golden.tensors
+    pixels = tensors["transform.vae.0"][None]
+    mean, logvar = tensors["vae.moments"].chunk(2, dim=1)
+    with torch.no_grad():
+        moments = tiny_autoencoder.moments(pixels)
+        torch.testing.assert_close(moments, (mean, (logvar / 2).exp()), atol=ATOL, rtol=0)
+        latent = tiny_autoencoder.encode(pixels, tensors["vae.eps"])
+        torch.testing.assert_close(latent, tensors["vae.latent"], atol=ATOL, rtol=0)
+        decoded = tiny_autoencoder.decode(tensors["vae.latent"])
+        torch.testing.assert_close(decoded, tensors["vae.decoded"], atol=ATOL, rtol=0)
+        padded = tiny_autoencoder.encode(tensors["train.padded_images"])
+        torch.testing.assert_close(padded, tensors["train.padded_latent"], atol=ATOL, rtol=0)
+
+
+def test_images_are_encoded_at_their_own_size(images, transforms, codec, tiny_autoencoder, tiny_config):
+    """A neighbor in the batch must not change an image's latent, which padding would (by up to 0.66 here)."""
+    pixels = [transforms.vae(images[number]) for number in (0, 1, 2, 0)]
+    together = pack([(VaeSegment(pixels=image),) for image in pixels], tiny_config, codec.special)
+    encoded = encode_latents(together, tiny_autoencoder, tiny_config)
+    with torch.no_grad():
+        alone = [patchify(tiny_autoencoder.encode(image[None])[0], tiny_config.latent_patch_size) for image in pixels]
+    # Convolutions of a batch of two and of one may take other kernels.
+    torch.testing.assert_close(encoded.latents, torch.cat(alone), atol=1e-5, rtol=0)

@@ -1,0 +1,205 @@
+"""Layout of samples in one packed sequence (paper section 3.2; the published layout, token for token)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unimedvl.config import ModelConfig
+from unimedvl.errors import DataError
+from unimedvl.geometry import patchify, position_ids
+from unimedvl.types import AttentionMode, PackedBatch, Sample, SpecialTokens, Split, TextSegment, VaeSegment, VitSegment
+
+
+def pack(
+    samples: Sequence[Sample],
+    config: ModelConfig,
+    special: SpecialTokens,
+    *,
+    start_positions: Sequence[int] | None = None,
+    logits: Literal["none", "last", "all"] = "none",
+    reweight_ce: bool = False,
+) -> PackedBatch:
+    """Lay samples out back to back.
+
+    Text advances the position by one a token. All tokens of an image share one position; a clean image then
+    advances it by one, a noised target does not, so that the clean copy that follows stands where it stood.
+
+    Args:
+        start_positions: position at which each sample starts, for samples that continue a cached context.
+        logits: which text tokens' logits the model returns: none, the last of each sample, or all.
+        reweight_ce: weigh loss tokens by 1 / sqrt(tokens that their segment predicts) instead of equally.
+
+    Raises:
+        DataError: a sample is empty, or an image does not fit the position table.
+    """
+    starts = [0] * len(samples) if start_positions is None else start_positions
+    layout = _Layout(config, special, reweight_ce)
+    for document, (sample, start) in enumerate(zip(samples, starts, strict=True)):
+        if not sample:
+            raise DataError(f"sample {document} has no segment", remedy="drop it before packing")
+        layout.add(document, sample, start, logits)
+    return layout.batch()
+
+
+@dataclass
+class _Layout:
+    """The growing sequence."""
+
+    config: ModelConfig
+    special: SpecialTokens
+    reweight_ce: bool
+    splits: list[Split] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    text_ids: list[int] = field(default_factory=list)
+    text_index: list[int] = field(default_factory=list)
+    ce_index: list[int] = field(default_factory=list)
+    ce_labels: list[int] = field(default_factory=list)
+    ce_weights: list[float] = field(default_factory=list)
+    logit_index: list[int] = field(default_factory=list)
+    vit_index: list[int] = field(default_factory=list)
+    vit_patches: list[Tensor] = field(default_factory=list)
+    vit_positions: list[Tensor] = field(default_factory=list)
+    vae_index: list[int] = field(default_factory=list)
+    vae_positions: list[Tensor] = field(default_factory=list)
+    vae_shapes: list[tuple[int, int]] = field(default_factory=list)
+    vae_segments: list[VaeSegment] = field(default_factory=list)
+    velocity_index: list[int] = field(default_factory=list)
+
+    def add(self, document: int, sample: Sample, position: int, logits: str) -> None:
+        text_before = len(self.text_index)
+        for segment in sample:
+            if isinstance(segment, TextSegment):
+                position = self._add_text(document, segment, position)
+            elif isinstance(segment, VitSegment):
+                position = self._add_vit(document, segment, position)
+            else:
+                position = self._add_vae(document, segment, position)
+        if logits == "all":
+            self.logit_index += self.text_index[text_before:]
+        elif logits == "last":
+            self.logit_index.append(self.text_index[-1])
+
+    def _add_text(self, document: int, segment: TextSegment, position: int) -> int:
+        ids = segment.token_ids
+        if not ids:
+            raise DataError(f"a text segment of sample {document} has no token", remedy="drop it before packing")
+        first = len(self.positions)
+        self.text_ids += ids
+        self.text_index += range(first, first + len(ids))
+        self.positions += range(position, position + len(ids))
+        if segment.loss:
+            predicted = len(ids) - 1
+            self.ce_index += range(first, first + predicted)
+            self.ce_labels += ids[1:]
+            self.ce_weights += [predicted**-0.5 if self.reweight_ce else 1.0] * predicted
+        self.splits.append(Split(document, len(ids), "causal"))
+        return position + len(ids)
+
+    def _add_vit(self, document: int, segment: VitSegment, position: int) -> int:
+        patch = self.config.vit.patch_size
+        patches = patchify(segment.pixels, patch)
+        height, width = (side // patch for side in segment.pixels.shape[1:])
+        self.vit_patches.append(patches)
+        self.vit_positions.append(position_ids(height, width, self.config.vit.max_side, self.config.position_mode))
+        self.vit_index += self._add_framed(document, len(patches), position, "full")
+        return position + 1
+
+    def _add_vae(self, document: int, segment: VaeSegment, position: int) -> int:
+        height, width = self._latent_grid(segment)
+        index = self._add_framed(document, height * width, position, "noise" if segment.noised else "full")
+        self.vae_index += index
+        self.vae_segments.append(segment)
+        self.vae_shapes.append((height, width))
+        self.vae_positions.append(position_ids(height, width, self.config.max_latent_size, self.config.position_mode))
+        if segment.noised:
+            self.velocity_index += index
+            return position
+        return position + 1
+
+    def _latent_grid(self, segment: VaeSegment) -> tuple[int, int]:
+        """Height and width of the image in latent tokens."""
+        if segment.latent is not None:
+            image, stride = segment.latent, self.config.latent_patch_size
+        elif segment.pixels is not None:
+            image, stride = segment.pixels, self.config.latent_stride
+        else:
+            raise DataError("a VAE segment has neither pixels nor latent", remedy="give one of them")
+        height, width = image.shape[1:]
+        if height % stride or width % stride:
+            raise DataError(
+                f"{'latent' if segment.latent is not None else 'image'} of {height} x {width}",
+                where="VAE segment",
+                remedy=f"both sides must be multiples of {stride}",
+            )
+        return height // stride, width // stride
+
+    def _add_framed(self, document: int, count: int, position: int, mode: AttentionMode) -> range:
+        """Place ``count`` image tokens between the vision markers; return the positions of the image tokens."""
+        first = len(self.positions)
+        self.text_ids += (self.special.vision_start, self.special.vision_end)
+        self.text_index += (first, first + count + 1)
+        self.positions += [position] * (count + 2)
+        self.splits.append(Split(document, count + 2, mode))
+        return range(first + 1, first + 1 + count)
+
+    def batch(self) -> PackedBatch:
+        counts = torch.tensor([height * width for height, width in self.vae_shapes], dtype=torch.int64)
+        latents, noise, pixels = self._latent_inputs()
+        return PackedBatch(
+            splits=tuple(self.splits),
+            position_ids=_ints(self.positions),
+            text_ids=_ints(self.text_ids),
+            text_index=_ints(self.text_index),
+            vit_patches=_rows(self.vit_patches, self.config.vit.patch_dim),
+            vit_position_ids=torch.cat([_ints([]), *self.vit_positions]),
+            vit_index=_ints(self.vit_index),
+            vit_lengths=tuple(len(patches) for patches in self.vit_patches),
+            latents=latents,
+            latent_position_ids=torch.cat([_ints([]), *self.vae_positions]),
+            latent_index=_ints(self.vae_index),
+            latent_image=torch.arange(len(counts)).repeat_interleave(counts),
+            latent_shapes=tuple(self.vae_shapes),
+            timesteps=torch.tensor([segment.timestep for segment in self.vae_segments], dtype=torch.float32),
+            noise=noise,
+            velocity_index=_ints(self.velocity_index),
+            ce_index=_ints(self.ce_index),
+            ce_labels=_ints(self.ce_labels),
+            ce_weights=torch.tensor(self.ce_weights, dtype=torch.float32),
+            logit_index=_ints(self.logit_index),
+            latent_pixels=pixels,
+        )
+
+    def _latent_inputs(self) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...]]:
+        """Latent tokens and noise tokens, or the pixels that must be encoded first."""
+        patch, width = self.config.latent_patch_size, self.config.latent_dim
+        segments = self.vae_segments
+        latents, pixels = None, ()
+        if all(segment.latent is not None for segment in segments):
+            latents = _rows([patchify(s.latent, patch) for s in segments if s.latent is not None], width)
+        elif all(segment.pixels is not None for segment in segments):
+            pixels = tuple(segment.pixels for segment in segments if segment.pixels is not None)
+        else:
+            raise DataError(
+                "some VAE segments of the batch hold pixels, others a latent",
+                remedy="encode all of them, or none, before packing",
+            )
+        if segments and not any(segment.noise is not None for segment in segments):
+            return latents, None, pixels
+        rows = [
+            torch.zeros(height * width_, width) if s.noise is None else patchify(s.noise, patch)
+            for s, (height, width_) in zip(segments, self.vae_shapes, strict=True)
+        ]
+        return latents, _rows(rows, width), pixels
+
+
+def _ints(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _rows(blocks: list[Tensor], width: int) -> Tensor:
+    return torch.cat(blocks) if blocks else torch.empty(0, width)

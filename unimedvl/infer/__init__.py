@@ -1,0 +1,1 @@
+"""Answering, reporting, generating and editing with a trained model."""

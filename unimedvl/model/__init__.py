@@ -1,0 +1,1 @@
+"""The model: one forward for training and inference, numerically the published UniMedVL."""
