@@ -22,7 +22,6 @@ if [ $# -eq 0 ]; then
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
   "$venv/bin/pyright"
-  set -- -m "not slow and not gpu"
 fi
 # The tests may not reach the network.
 export HF_HUB_OFFLINE=1

@@ -2,7 +2,8 @@
 
 A plan is made once per forward from the documents' splits and called in every layer:
 ``plan(q_THd, k_SKd, v_SKd) -> out_THd``. S is the key pool: the packed sequence itself, or the slots of a KV
-cache, in which case each document's keys are runs of slots.
+cache, in which case each document's keys are runs of slots. Plans are made on the host and sent to the device
+without waiting for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from unimedvl.errors import ConfigError
 from unimedvl.model.cache import Extent
-from unimedvl.model.layout import Document, dense_mask, key_index, sees, token_layout
+from unimedvl.model.layout import Document, TokenLayout, dense_mask, key_index, sees, token_layout
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class SdpaPlan:
             return None
         if modes == {"causal"} and not document.past:
             return "causal"
-        return dense_mask(document).to(device)
+        return dense_mask(document).to(device, non_blocking=True)
 
     def __call__(self, q_THd: Tensor, k_SKd: Tensor, v_SKd: Tensor) -> Tensor:
         """Attend; any device, any dtype, any head size."""
@@ -153,27 +154,37 @@ def _sdpa(q_THd: Tensor, k_SKd: Tensor, v_SKd: Tensor, mask: SdpaMask) -> Tensor
 
 
 class FlexPlan:
-    """torch's FlexAttention with one block mask for the whole packed sequence; CUDA, and forward only on CPU."""
+    """torch's FlexAttention with one block mask for the whole packed sequence; CUDA, and forward only on CPU.
+
+    Queries and keys are padded to whole blocks with tokens that nobody sees: kernels are then compiled for few
+    shapes, and the mask never reads beyond its tensors.
+    """
+
+    block = 128
 
     def __init__(self, documents: Sequence[Document], device: torch.device) -> None:
-        self.key_index = None
-        if any(document.keys != ((document.start, document.length),) for document in documents):
-            self.key_index = key_index(documents).to(device)
-        self.block_mask = self._block_mask(documents, device)
-
-    @staticmethod
-    def _block_mask(documents: Sequence[Document], device: torch.device):
         from torch.nn.attention.flex_attention import create_block_mask
 
-        queries = token_layout(documents, with_context=False).to(device)
-        keys = token_layout(documents, with_context=True).to(device)
-        if not len(queries.order):
-            return None
+        self.key_index = None
+        if any(document.keys != ((document.start, document.length),) for document in documents):
+            self.key_index = key_index(documents).to(device, non_blocking=True)
+        self.block_mask = None
+        if not documents:
+            return
+        queries = self._padded(token_layout(documents, with_context=False), -1).to(device)
+        keys = self._padded(token_layout(documents, with_context=True), -2).to(device)
 
         def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             return sees(queries, keys, i, j)
 
-        return create_block_mask(mask_mod, None, None, len(queries.order), len(keys.order), device=str(device))
+        lengths = len(queries.order), len(keys.order)
+        self.block_mask = create_block_mask(mask_mod, None, None, *lengths, device=str(device), BLOCK_SIZE=self.block)
+
+    def _padded(self, layout: TokenLayout, document: int) -> TokenLayout:
+        missing = -len(layout.order) % self.block
+        parts = {item.name: F.pad(getattr(layout, item.name), (0, missing)) for item in fields(layout)}
+        parts["document"] = F.pad(layout.document, (0, missing), value=document)
+        return TokenLayout(**parts)
 
     def __call__(self, q_THd: Tensor, k_SKd: Tensor, v_SKd: Tensor) -> Tensor:
         """Attend.
@@ -187,21 +198,24 @@ class FlexPlan:
             k_SKd, v_SKd = k_SKd.index_select(0, self.key_index), v_SKd.index_select(0, self.key_index)
         if self.block_mask is None:
             return _empty_attention(q_THd, k_SKd, v_SKd)
-        out_1HTd = _compiled_flex()(
-            q_THd.transpose(0, 1)[None].contiguous(),
-            k_SKd.transpose(0, 1)[None].contiguous(),
-            v_SKd.transpose(0, 1)[None].contiguous(),
+        out_1HTd = _compiled_flex(q_THd.device.type)(
+            *(self._heads_first(x) for x in (q_THd, k_SKd, v_SKd)),
             block_mask=self.block_mask,
             enable_gqa=q_THd.shape[1] != k_SKd.shape[1],
         )
-        return out_1HTd[0].transpose(0, 1)
+        return out_1HTd[0, :, : len(q_THd)].transpose(0, 1)
+
+    def _heads_first(self, x_THd: Tensor) -> Tensor:
+        """(1, heads, T padded to whole blocks, d)."""
+        return F.pad(x_THd, (0, 0, 0, 0, 0, -len(x_THd) % self.block)).transpose(0, 1)[None]
 
 
 @functools.cache
-def _compiled_flex() -> Callable[..., Tensor]:
+def _compiled_flex(device_type: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    # With torch 2.13 the C++ that is generated for dynamic shapes does not compile; Triton's does.
+    return torch.compile(flex_attention, dynamic=device_type == "cuda")
 
 
 def _empty_attention(q_THd: Tensor, k_SKd: Tensor, v_SKd: Tensor) -> Tensor:
@@ -312,10 +326,10 @@ class _VarlenGroup:
         query_counts = [len(s.queries) for s in sequences]
         key_counts = [len(s.keys) for s in sequences]
         self.causal = sequences[0].causal
-        self.queries = torch.cat([s.queries for s in sequences]).to(device)
-        self.keys = torch.cat([s.keys for s in sequences]).to(device)
-        self.cu_queries = _cumulative(query_counts).to(device)
-        self.cu_keys = _cumulative(key_counts).to(device)
+        self.queries = torch.cat([s.queries for s in sequences]).to(device, non_blocking=True)
+        self.keys = torch.cat([s.keys for s in sequences]).to(device, non_blocking=True)
+        self.cu_queries = _cumulative(query_counts).to(device, non_blocking=True)
+        self.cu_keys = _cumulative(key_counts).to(device, non_blocking=True)
         self.max_queries = max(query_counts)
         self.max_keys = max(key_counts)
 

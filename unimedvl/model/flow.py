@@ -53,12 +53,12 @@ class PositionTable(nn.Module):
         super().__init__()
         self.side, self.hidden_size = side, hidden_size
         self.register_buffer("pos_embed", torch.empty(side**2, hidden_size))
-        if not self.pos_embed.is_meta:
-            self.reset(self.pos_embed.device, self.pos_embed.dtype)
+        self.reset(self.pos_embed.device, self.pos_embed.dtype)
 
     def reset(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Compute the table anew, on ``device``: after the module left the meta device it holds nothing."""
-        self.pos_embed = sincos_table(self.side, self.hidden_size).to(device, dtype)
+        """Compute the table anew: a module that left the meta device holds nothing."""
+        if device.type != "meta":
+            self.pos_embed = sincos_table(self.side, self.hidden_size).to(device, dtype)
 
     def forward(self, position_ids: Tensor) -> Tensor:
         """int64 (N,) to (N, D)."""

@@ -80,8 +80,8 @@ class TokenLayout:
     noise: Tensor
 
     def to(self, device: torch.device) -> TokenLayout:
-        """The layout on ``device``."""
-        return TokenLayout(*(getattr(self, item.name).to(device) for item in fields(self)))
+        """The layout on ``device``, sent without waiting."""
+        return TokenLayout(*(getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)))
 
 
 def sees(query: TokenLayout, key: TokenLayout, i: Tensor, j: Tensor) -> Tensor:

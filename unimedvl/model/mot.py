@@ -27,6 +27,7 @@ from torch.utils.checkpoint import (
 
 from unimedvl.config import LlmConfig
 from unimedvl.model.attention import AttentionPlan
+from unimedvl.model.linear import Linear
 from unimedvl.model.loss import LMHead
 
 Checkpointing = Literal["none", "selective", "full"]
@@ -107,10 +108,10 @@ class SelfAttention(nn.Module):
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         hidden, queries, keys = config.hidden_size, config.hidden_size, self.num_kv_heads * self.head_dim
         for suffix in experts:
-            self.add_module(f"q_proj{suffix}", nn.Linear(hidden, queries))
-            self.add_module(f"k_proj{suffix}", nn.Linear(hidden, keys))
-            self.add_module(f"v_proj{suffix}", nn.Linear(hidden, keys))
-            self.add_module(f"o_proj{suffix}", nn.Linear(queries, hidden, bias=False))
+            self.add_module(f"q_proj{suffix}", Linear(hidden, queries))
+            self.add_module(f"k_proj{suffix}", Linear(hidden, keys))
+            self.add_module(f"v_proj{suffix}", Linear(hidden, keys))
+            self.add_module(f"o_proj{suffix}", Linear(queries, hidden, bias=False))
             self.add_module(f"q_norm{suffix}", nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps))
             self.add_module(f"k_norm{suffix}", nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps))
 
@@ -146,9 +147,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """(N, D) to (N, D)."""

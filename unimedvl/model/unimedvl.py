@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from unimedvl.model.attention import AttentionPlan, choose_backend, make_plan
 from unimedvl.model.cache import CacheRow
 from unimedvl.model.flow import PositionTable, TimestepEmbedder, interpolate
 from unimedvl.model.layout import Document, documents_of, image_documents
+from unimedvl.model.meta import on_meta
 from unimedvl.model.mot import GEN, Checkpointing, LanguageModel, Stage, Streams, rotary_factors
 from unimedvl.model.vit import Connector, VisionEncoder
 from unimedvl.types import ModelOutput, PackedBatch
@@ -59,41 +60,46 @@ class UniMedVL(nn.Module):
         device: torch.device | str = "cpu",
         attention: str = "auto",
     ) -> UniMedVL:
-        """A model with fresh weights that depend on ``seed`` alone (see :meth:`init_weights`)."""
-        with torch.device("meta"):
-            model = cls(config, attention).to(dtype)
-        model.to_empty(device=device)
-        model.init_weights(torch.Generator(device).manual_seed(seed))
+        """A model with fresh weights that depend on ``seed`` alone (see :meth:`init_missing`)."""
+        with on_meta():
+            model = cls(config, attention)
+        model.init_missing(torch.Generator(device).manual_seed(seed), dtype)
         return model
 
     @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Fill every tensor: normal(0, 0.02) matrices, unit norms, zero biases, zero velocity head.
+    def init_missing(self, generator: torch.Generator, dtype: torch.dtype) -> None:
+        """Fill the modules that are still on the meta device, on the generator's device.
 
-        The gen expert starts as a copy of the und expert, and the velocity head at zero, as published.
+        Matrices are normal(0, 0.02), norms one, biases and the velocity head zero; the gen expert starts as a copy
+        of the und expert (paper section 3.3).
         """
+        waiting = {name for name, tensor in self.state_dict().items() if tensor.is_meta}
         for name, module in self.named_modules():
-            if isinstance(module, PositionTable):
-                module.reset(self.device, self.dtype)
-            elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                if isinstance(module, nn.LayerNorm):
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear | nn.Embedding):
-                if name == "llm2vae":
-                    nn.init.zeros_(module.weight)
-                else:
-                    nn.init.normal_(module.weight, std=0.02, generator=generator)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.copy_und_to_gen()
+            if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+                module.to_empty(device=generator.device, recurse=False)
+                module.to(dtype)
+                if GEN not in name:
+                    self._init_module(module, generator)
+        self._copy_und_to_gen(waiting)
 
-    @torch.no_grad()
-    def copy_und_to_gen(self) -> None:
-        """Make the gen expert a copy of the und expert, as when starting from a plain Qwen2.5."""
+    def _init_module(self, module: nn.Module, generator: torch.Generator) -> None:
+        if isinstance(module, PositionTable):
+            module.reset(generator.device, self.dtype)
+        elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            if module is getattr(self, "llm2vae", None):
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=0.02, generator=generator)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)
+
+    def _copy_und_to_gen(self, names: Collection[str]) -> None:
+        """Give those tensors of the gen expert that are in ``names`` the values of the und expert's."""
         parameters = dict(self.named_parameters())
         for name, parameter in parameters.items():
-            if GEN in name:
+            if GEN in name and name in names:
                 parameter.copy_(parameters[name.replace(GEN, "")])
 
     @property
@@ -274,7 +280,7 @@ def _cache_writer(documents: list[Document], rows: Sequence[CacheRow], device: t
     """Write a layer's new keys and values (T, K, d) into the rows' next slots; give back the pools."""
     pool = rows[0].cache
     slots = [slot for row, document in zip(rows, documents, strict=True) for slot in row.next_slots(document.length)]
-    slot_index = torch.tensor(slots, device=device)
+    slot_index = torch.tensor(slots).to(device, non_blocking=True)
 
     def write(layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         pool.keys[layer].index_copy_(0, slot_index, keys)

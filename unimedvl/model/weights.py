@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unimedvl.config import VaeConfig
 from unimedvl.errors import CheckpointError
 from unimedvl.model.directory import (
     AUTOENCODER,
@@ -32,6 +33,7 @@ from unimedvl.model.directory import (
     weight_files,
 )
 from unimedvl.model.flow import PositionTable
+from unimedvl.model.meta import on_meta
 from unimedvl.model.unimedvl import UniMedVL
 from unimedvl.model.vae import Autoencoder
 
@@ -59,14 +61,15 @@ def load_model(
     """
     directory = resolve_directory(path_or_id)
     config = read_config(directory, **changes)
-    with torch.device("meta"):
+    with on_meta():
         model = UniMedVL(config, attention)
-        known = UniMedVL(replace(config, visual_und=True, visual_gen=True)).state_dict().keys()
+        whole = replace(config, visual_und=True, visual_gen=True)
+        known = model.state_dict().keys() if config == whole else UniMedVL(whole).state_dict().keys()
     files = weight_files(directory, weights, bfloat16=dtype is torch.bfloat16)
     tables = {f"{name}.pos_embed" for name, module in model.named_modules() if isinstance(module, PositionTable)}
     other_half = known - model.state_dict().keys()
     wanted = {name: name for name in model.state_dict().keys() - tables}
-    _load(model, files, wanted, ignored=other_half | tables, dtype=dtype, device=device)
+    assign_tensors(model, files, wanted, ignored=other_half | tables, dtype=dtype, device=device)
     for module in model.modules():
         if isinstance(module, PositionTable):
             module.reset(model.device, model.dtype)
@@ -91,36 +94,54 @@ def load_autoencoder(
     """
     directory = resolve_directory(path_or_id)
     config = read_config(directory, **changes)
+    return open_autoencoder(directory, config.vae, dtype=dtype, device=device)
+
+
+def open_autoencoder(
+    directory: Path,
+    config: VaeConfig,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Autoencoder:
+    """The autoencoder of any directory that holds ``ae.safetensors``, its sizes given (see above for errors)."""
     if not (files := files_of(directory, AUTOENCODER)):
         raise CheckpointError(
             "ae.safetensors is missing", where=str(directory), remedy="copy the autoencoder there to make images"
         )
-    with torch.device("meta"):
-        autoencoder = Autoencoder(config.vae)
-    _load(autoencoder, files, autoencoder.published_names(), ignored=set(), dtype=dtype, device=device)
+    with on_meta():
+        autoencoder = Autoencoder(config)
+    assign_tensors(autoencoder, files, autoencoder.published_names(), dtype=dtype, device=device)
     return autoencoder.eval().requires_grad_(False)
 
 
-def _load(
+def assign_tensors(
     module: nn.Module,
-    files: list[Path],
+    files: Sequence[Path],
     names: Mapping[str, str],
     *,
-    ignored: set[str],
-    dtype: torch.dtype | None,
-    device: torch.device | str,
+    ignored: Container[str] = (),
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Give ``module`` the tensors of ``files``; ``names`` maps stored names to its own."""
+    """Make the tensors of ``files`` those of ``module``, without a copy where device and dtype allow.
+
+    Args:
+        names: stored name -> name in the module, of every tensor that must be there.
+        ignored: stored names to pass over.
+
+    Raises:
+        CheckpointError: lists all tensors that are missing, unexpected or misshapen.
+    """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     state: dict[str, Tensor] = {}
     unexpected, misshapen = [], []
-    for stored, read in _tensors(files, skip=ignored):
+    for stored, read in read_tensors(files, skip=ignored):
         name = names.get(stored)
         if name is None:
             unexpected.append(stored)
             continue
-        # The published autoencoder stores attention projections as 1 x 1 convolutions.
-        tensor = read[:, :, 0, 0] if read.shape[2:] == (1, 1) and len(shapes[name]) == 2 else read
+        tensor = _as_linear(read) if len(shapes[name]) == 2 else read
         if tensor.shape != shapes[name]:
             misshapen.append(f"{stored} is {tuple(read.shape)} but the model has {tuple(shapes[name])}")
             continue
@@ -131,7 +152,16 @@ def _load(
     module.load_state_dict(state, strict=False, assign=True)
 
 
-def _tensors(files: Iterable[Path], skip: set[str]) -> Iterator[tuple[str, Tensor]]:
+def _as_linear(tensor: Tensor) -> Tensor:
+    """The weight of a linear layer from that of a convolution, patch convolutions flattened as patches are.
+
+    The published autoencoder has 1 x 1 convolutions for attention projections, a plain SigLIP one for its patches.
+    """
+    return tensor.permute(0, 2, 3, 1).flatten(1) if tensor.ndim == 4 else tensor
+
+
+def read_tensors(files: Iterable[Path], skip: Container[str] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Name and memory-mapped tensor, one after the other."""
     for path in files:
         with open_safetensors(path) as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -139,7 +169,7 @@ def _tensors(files: Iterable[Path], skip: set[str]) -> Iterator[tuple[str, Tenso
                     yield name, file.get_tensor(name)
 
 
-def _report(files: list[Path], missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
+def _report(files: Sequence[Path], missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
     """Raise one error for everything that does not fit."""
     kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]

@@ -1,0 +1,274 @@
+"""Measure what the framework costs, one table row a figure.
+
+    python scripts/bench.py                 every row
+    python scripts/bench.py decode load     some of them
+    python scripts/bench.py --json          one JSON object a row
+
+Times are medians of five. Memory is the peak resident set over what was resident before, read in a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from unimedvl.config import LlmConfig, ModelConfig
+from unimedvl.data.packing import pack
+from unimedvl.model.cache import CacheRow, KVCache
+from unimedvl.model.loss import LMHead
+from unimedvl.model.mot import MLP
+from unimedvl.model.unimedvl import UniMedVL
+from unimedvl.profiling import OpCounter
+from unimedvl.types import SpecialTokens, TextSegment, VaeSegment
+
+REPEATS = 5
+SPECIAL = SpecialTokens(1, 2, 3, 4)
+NANO = ModelConfig.preset("nano")
+# 124 M parameters in two experts, without the vision encoder.
+SMALL = ModelConfig(
+    llm=LlmConfig(
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=32768,
+    ),
+    max_latent_size=16,
+    visual_und=False,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: what, how much, in which unit, and the bound or comparison that it has."""
+
+    name: str
+    value: float
+    unit: str
+    note: str = ""
+
+
+def median_seconds(act: Callable[[], object], repeats: int = REPEATS) -> float:
+    act()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def text(count: int, vocab_size: int) -> TextSegment:
+    generator = torch.Generator().manual_seed(count)
+    return TextSegment(tuple(torch.randint(0, vocab_size, (count,), generator=generator).tolist()))
+
+
+# --- operators --------------------------------------------------------------------------------------------
+
+
+def operators() -> Iterator[Row]:
+    """Tensor operators and host synchronizations of one forward at full depth."""
+    config = replace(NANO, llm=replace(NANO.llm, num_hidden_layers=28))
+    model = UniMedVL.initialized(config)
+    cache = KVCache(config.llm, 1000)
+    full, without_images = cache.open(300), cache.open(300)
+    prompts = pack([(text(20, 400),), (text(20, 400),)], config, SPECIAL)
+    token = pack([(TextSegment((5,)),)], config, SPECIAL, start_positions=[20], logits="last")
+    image = VaeSegment(latent=torch.randn(config.vae.latent_channels, 8, 8), noised=True, timestep=0.5)
+    guided = pack([(image,)] * 3, config, SPECIAL, start_positions=[21, 21, 20])
+    with torch.no_grad():
+        model(prompts, [full, without_images])
+        with OpCounter() as decode:
+            model(token, [full])
+        without_text = full.fork(100)
+        with OpCounter() as flow:
+            model(guided, [full, without_text, without_images])
+    yield Row("operators per decoded token, 28 layers", sum(decode.ops.values()), "ops", "bound 1450, published 1980")
+    yield Row("synchronizations per decoded token", sum(decode.syncs.values()), "syncs", "bound 0, published 112")
+    yield Row("operators of a three-branch flow pass", sum(flow.ops.values()), "ops", "bound 3000, published 11520")
+    yield Row("synchronizations of a flow pass", sum(flow.syncs.values()), "syncs", "bound 0, published 336")
+
+
+# --- decoding ---------------------------------------------------------------------------------------------
+
+
+def decode() -> Iterator[Row]:
+    """Greedy decoding of one sequence, eager and with compiled MLPs."""
+    model = UniMedVL.initialized(SMALL)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    yield Row("parameters of the decoding model", parameters / 1e6, "M")
+    with torch.inference_mode():
+        for context in (512, 4096):
+            before = resident_mb("VmRSS")
+            row = KVCache(SMALL.llm, context + 100).open(context + 100)
+            model(pack([(text(context, SMALL.llm.vocab_size),)], SMALL, SPECIAL), [row])
+            eager = _tokens_per_second(model, row)
+            yield Row(f"decode eager, context {context}", eager, "tokens/s")
+            yield Row(f"prefill and decode peak memory, context {context}", resident_mb("VmHWM") - before, "MB")
+            mlps = [module for module in model.modules() if isinstance(module, MLP)]
+            for mlp in mlps:
+                mlp.compile()
+            compiled = _tokens_per_second(model, row)
+            for mlp in mlps:
+                mlp._compiled_call_impl = None
+            yield Row(
+                f"decode compiled MLPs, context {context}", compiled, "tokens/s", f"{compiled / eager:.2f} x eager"
+            )
+
+
+def _tokens_per_second(model: UniMedVL, row: CacheRow, count: int = 32) -> float:
+    start = len(row)
+
+    def run() -> None:
+        token = 5
+        for _ in range(count):
+            batch = pack([(TextSegment((token,)),)], model.config, SPECIAL, start_positions=[len(row)], logits="last")
+            logits = model(batch, [row]).logits
+            assert logits is not None
+            token = int(logits[0].argmax())
+        row.truncate(start)
+
+    return count / median_seconds(run)
+
+
+# --- memory of the loss -----------------------------------------------------------------------------------
+
+
+def loss() -> Iterator[Row]:
+    """Peak memory and time of cross-entropy, forward and backward, over 2,048 tokens and 152,064 words."""
+    plain, chunked = (in_fresh_process(name) for name in ("_plain_loss", "_chunked_loss"))
+    yield Row("cross-entropy with all logits, peak memory", plain["mb"], "MB", f"{plain['seconds']:.1f} s")
+    yield Row("cross-entropy in chunks, peak memory", chunked["mb"], "MB", f"{chunked['seconds']:.1f} s")
+    yield Row("ratio of the two", chunked["mb"] / plain["mb"], "x", "bound 0.3")
+
+
+def _measure_loss(compute: Callable[[LMHead, torch.Tensor, torch.Tensor], torch.Tensor]) -> dict[str, float]:
+    head, hidden = LMHead(512, 152064), torch.randn(2048, 512, requires_grad=True)
+    labels = torch.randint(0, 152064, (2048,))
+    before, start = resident_mb("VmRSS"), time.perf_counter()
+    compute(head, hidden, labels).sum().backward()
+    return {"mb": resident_mb("VmHWM") - before, "seconds": time.perf_counter() - start}
+
+
+def _plain_loss() -> dict[str, float]:
+    return _measure_loss(lambda head, hidden, labels: F.cross_entropy(head(hidden), labels, reduction="none"))
+
+
+def _chunked_loss() -> dict[str, float]:
+    return _measure_loss(lambda head, hidden, labels: head(hidden, labels))
+
+
+# --- loading ----------------------------------------------------------------------------------------------
+
+
+def load() -> Iterator[Row]:
+    """Loading a checkpoint of 1 GB and touching every weight, against reading its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = in_fresh_process("_write_checkpoint", folder)["mb"]
+        runs = [in_fresh_process("_load_checkpoint", folder) for _ in range(REPEATS)]
+    median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    yield Row("checkpoint", size, "MB")
+    yield Row("peak memory of loading", median["mb"], "MB", f"{median['mb'] / size:.2f} x the file, bound 1.15")
+    ratio = median["seconds"] / median["read"]
+    yield Row("time of loading", median["seconds"], "s", f"{ratio:.2f} x reading the file, bound 1.5")
+
+
+def _write_checkpoint(folder: str) -> dict[str, float]:
+    from unimedvl.model.weights import save_checkpoint
+
+    llm = replace(SMALL.llm, num_hidden_layers=28, intermediate_size=2560)
+    save_checkpoint(Path(folder) / "model", UniMedVL.initialized(replace(SMALL, llm=llm)))
+    return {"mb": (Path(folder) / "model" / "ema.safetensors").stat().st_size / 2**20}
+
+
+def _load_checkpoint(folder: str) -> dict[str, float]:
+    from unimedvl.model.weights import load_model
+
+    path = Path(folder) / "model"
+    start = time.perf_counter()
+    with open(path / "ema.safetensors", "rb") as file:
+        block = bytearray(2**24)
+        while file.readinto(block):
+            pass
+    read = time.perf_counter() - start
+    before, start = resident_mb("VmRSS"), time.perf_counter()
+    model = load_model(path)
+    for tensor in model.state_dict().values():
+        tensor.sum()
+    seconds = time.perf_counter() - start
+    return {"mb": resident_mb("VmHWM") - before, "seconds": seconds, "read": read}
+
+
+# --- importing --------------------------------------------------------------------------------------------
+
+
+def imports() -> Iterator[Row]:
+    """What importing adds to ``import torch``."""
+    for module in ("unimedvl", "unimedvl.model.weights"):
+        code = f"import torch, time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+        runs = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(REPEATS)]
+        yield Row(f"import {module}", statistics.median(map(float, runs)), "s", "bound 0.5")
+
+
+# --- running ----------------------------------------------------------------------------------------------
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
+    "operators": operators,
+    "decode": decode,
+    "loss": loss,
+    "load": load,
+    "imports": imports,
+}
+
+
+def resident_mb(field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process, from Linux's status file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise KeyError(field)
+
+
+def in_fresh_process(function: str, *arguments: str) -> dict[str, float]:
+    """Call a function of this file in a process of its own, so that its peak memory is its own."""
+    code = f"import bench, json; print(json.dumps(bench.{function}(*{arguments!r})))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    if run.returncode:
+        raise RuntimeError(f"{function} failed:\n{run.stderr}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    options = parser.parse_args()
+    if unknown := set(options.names) - BENCHMARKS.keys():
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; use {', '.join(BENCHMARKS)}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {device}", file=sys.stderr)
+    for name in options.names or BENCHMARKS:
+        for row in BENCHMARKS[name]():
+            if options.json:
+                print(json.dumps(asdict(row)), flush=True)
+            else:
+                print(f"{row.name:<52} {row.value:>10.4g} {row.unit:<9} {row.note}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.layouts import SPECIAL, random_sample, samples_of_kinds
+from unimedvl.config import ModelConfig
+from unimedvl.data.packing import pack
+from unimedvl.errors import DataError
+from unimedvl.types import TextSegment, VaeSegment, VitSegment
+
+TINY = ModelConfig.preset("tiny")
+
+
+@given(kinds=samples_of_kinds, seed=st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_every_packed_batch_is_valid(kinds, seed):
+    samples = [random_sample(seed + n, TINY, each) for n, each in enumerate(kinds)]
+    batch = pack(samples, TINY, SPECIAL, logits="last")
+    batch.validate(TINY)
+    assert batch.num_documents == len(samples)
+    assert len(batch.logit_index) == len(samples)
+    assert sum(len(sample) for sample in samples) == len(batch.splits)
+    for index in (batch.text_index, batch.vit_index, batch.latent_index, batch.ce_index, batch.velocity_index):
+        assert (index.diff() > 0).all()
+
+
+@given(kinds=samples_of_kinds, start=st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_start_positions_shift_positions_only(kinds, start):
+    samples = [random_sample(n, TINY, each) for n, each in enumerate(kinds)]
+    plain = pack(samples, TINY, SPECIAL)
+    shifted = pack(samples, TINY, SPECIAL, start_positions=[start] * len(samples))
+    assert torch.equal(shifted.position_ids, plain.position_ids + start)
+    assert torch.equal(shifted.text_index, plain.text_index)
+
+
+def test_positions_by_kind():
+    """Text counts up, a clean image takes one position, a noised one shares its with what follows."""
+    image = VaeSegment(latent=torch.zeros(4, 2, 2))
+    target = VaeSegment(latent=torch.zeros(4, 2, 2), noised=True, noise=torch.zeros(4, 2, 2))
+    vit = VitSegment(torch.zeros(3, 14, 14))
+    text = TextSegment((5, 6))
+    batch = pack([(text, vit, target, image, text)], TINY, SPECIAL)
+    assert batch.position_ids.tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5]
+
+
+def test_a_batch_without_images_still_has_every_tensor():
+    """An empty stream is zero rows, never None: every rank runs every module."""
+    batch = pack([(TextSegment((1, 2), loss=True),)], TINY, SPECIAL)
+    assert batch.latents.shape == batch.noise.shape == (0, TINY.latent_dim)
+    assert batch.vit_patches.shape == (0, TINY.vit.patch_dim)
+    assert batch.timesteps.shape == (0,)
+
+
+def test_moving_keeps_types():
+    batch = pack([random_sample(0, TINY, ["vit", "text_loss", "noised"])], TINY, SPECIAL)
+    moved = batch.to("meta")
+    assert moved.latents.device.type == "meta"
+    assert moved.splits == batch.splits
+    assert moved.latents.dtype == batch.latents.dtype
+    pixels = pack([(VaeSegment(pixels=torch.zeros(3, 16, 16)),)], TINY, SPECIAL).to("meta")
+    assert pixels.latent_pixels[0].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ((), "sample 0 has no segment"),
+        ((TextSegment(()),), "a text segment of sample 0 has no token"),
+        ((VaeSegment(),), "neither pixels nor latent"),
+        ((VaeSegment(latent=torch.zeros(4, 3, 2)),), "latent of 3 x 2 .*multiples of 2"),
+        ((VaeSegment(pixels=torch.zeros(3, 24, 16)),), "image of 24 x 16 .*multiples of 16"),
+        ((VitSegment(torch.zeros(3, 15, 14)),), "15 x 14 does not divide into patches of 14"),
+        ((VitSegment(torch.zeros(3, 14, 154)),), "grid of 1 x 11 patches is larger than the position table of 10 x 10"),
+        ((VaeSegment(latent=torch.zeros(4, 2, 34)),), "grid of 1 x 17 patches is larger than .*16 x 16"),
+        (
+            (VaeSegment(latent=torch.zeros(4, 2, 2)), VaeSegment(pixels=torch.zeros(3, 16, 16))),
+            "some VAE segments of the batch hold pixels, others a latent",
+        ),
+    ],
+)
+def test_bad_samples(sample, message):
+    with pytest.raises(DataError, match=message):
+        pack([sample], TINY, SPECIAL)
