@@ -6,15 +6,11 @@ anything is built or loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from unimedvl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    _Config = TypeVar("_Config", bound=DataclassInstance)
+from unimedvl.settings import build
 
 PositionMode = Literal["extrapolate", "interpolate"]
 
@@ -41,13 +37,6 @@ def _require_multiple(config: object, name: str, divisor_name: str) -> None:
             where=type(config).__name__,
             remedy=f"choose {name} divisible by {divisor_name}",
         )
-
-
-def _build(kind: type[_Config], values: dict[str, Any], where: str) -> _Config:
-    known = [item.name for item in fields(kind)]
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(f"unknown setting {', '.join(unknown)}", where=where, remedy=f"known are {', '.join(known)}")
-    return kind(**values)
 
 
 @dataclass(frozen=True)
@@ -194,9 +183,7 @@ class ModelConfig:
         Raises:
             ConfigError: a key is unknown, or a value cannot work.
         """
-        parts = {"llm": LlmConfig, "vit": VitConfig, "vae": VaeConfig}
-        nested = {name: _build(part, values.get(name, {}), f"{where}, {name}") for name, part in parts.items()}
-        return _build(cls, {**values, **nested}, where)
+        return build(cls, values, where)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:

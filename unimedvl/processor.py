@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimedvl.errors import CheckpointError
+from unimedvl.config import ModelConfig
+from unimedvl.errors import CheckpointError, DataError
 from unimedvl.geometry import DEFAULT_MAX_PIXELS, resize_size
-from unimedvl.types import SpecialTokens, TextSegment
+from unimedvl.imaging import to_rgb
+from unimedvl.types import SpecialTokens, TextSegment, VitSegment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,18 +43,20 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """float32 (3, H, W) in [-1, 1]."""
-        pixels_HWC = torch.from_numpy(np.array(self.resize(image)))
-        return (pixels_HWC.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+        return normalized(self.resize(image))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with transparent pixels laid on white."""
-    if image.mode == "RGBA" or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, (255, 255, 255))
-        canvas.paste(image, mask=image.getchannel("A"))
-        return canvas
-    return image.convert("RGB")
+def normalized(image: Image.Image) -> Tensor:
+    """float32 (3, H, W) in [-1, 1] of an RGB image."""
+    pixels_HWC = torch.from_numpy(np.array(image))
+    return (pixels_HWC.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+
+def to_pillow(pixels_CHW: Tensor, *, truncate: bool = False) -> Image.Image:
+    """RGB image of pixels in [-1, 1], values outside clamped; rounded, or truncated as the published code does."""
+    values = (pixels_CHW.float() * 0.5 + 0.5).clamp(0, 1) * 255
+    values = values if truncate else values.round()
+    return Image.fromarray(values.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 class TextCodec:
@@ -99,3 +103,65 @@ class TextCodec:
         text = self.tokenizer.decode(ids)
         assert isinstance(text, str)  # a list only for a batch of ids
         return text
+
+
+@dataclass(frozen=True)
+class ImageTransforms:
+    """How images reach the model (paper, appendix; the published scripts).
+
+    Attributes:
+        understand: for the vision encoder alone; ``max_pixels`` is shared by the images of one question.
+        condition: for the autoencoder, of images that are edited.
+        condition_vit: for the vision encoder, of images that ``condition`` has resized.
+    """
+
+    understand: ImageTransform = ImageTransform(980, 378, 14, 2_007_040)
+    condition: ImageTransform = ImageTransform(1024, 32, 16)
+    condition_vit: ImageTransform = ImageTransform(980, 387, 14)
+
+    def fitted(self, config: ModelConfig) -> ImageTransforms:
+        """The same, with sides that the model's position tables hold."""
+        vit, vae = config.vit, config.latent_stride
+
+        def fit(transform: ImageTransform, stride: int, side: int) -> ImageTransform:
+            limit = side * stride
+            largest = min(transform.max_side, limit) // stride * stride
+            return replace(transform, max_side=largest, min_side=min(transform.min_side, largest), stride=stride)
+
+        return ImageTransforms(
+            fit(self.understand, vit.patch_size, vit.max_side),
+            fit(self.condition, vae, config.max_latent_size),
+            fit(self.condition_vit, vit.patch_size, vit.max_side),
+        )
+
+
+class Processor:
+    """Text and images to segments.
+
+    Args:
+        transforms: used as they are; see :meth:`ImageTransforms.fitted`.
+    """
+
+    def __init__(self, codec: TextCodec, transforms: ImageTransforms) -> None:
+        self.codec = codec
+        self.transforms = transforms
+
+    def text(self, text: str) -> TextSegment:
+        """A text between bos and eos.
+
+        Raises:
+            DataError: it is empty.
+        """
+        if not text.strip():
+            raise DataError("the text is empty", where="prompt", remedy="say what you want")
+        return self.codec.segment(text)
+
+    def to_understand(self, image: Image.Image, count: int = 1) -> VitSegment:
+        """An image to be read, one of ``count`` that share the pixel limit."""
+        transform = self.transforms.understand
+        return VitSegment(replace(transform, max_pixels=transform.max_pixels // count)(image))
+
+    def to_condition(self, image: Image.Image) -> tuple[Tensor, VitSegment]:
+        """An image to be edited: float32 (3, H, W) for the autoencoder, and what the vision encoder sees of it."""
+        resized = self.transforms.condition.resize(image)
+        return normalized(resized), VitSegment(self.transforms.condition_vit(resized))

@@ -100,6 +100,7 @@ class PackedBatch:
         ce_index: int64 (E,), text tokens with a loss; ``ce_labels`` int64 (E,), ``ce_weights`` float32 (E,).
         logit_index: int64 (L,), text tokens whose logits are returned.
         latent_pixels: one float (3, H, W) per latent image, or empty.
+        next_positions: position at which each sample would go on, on the host.
     """
 
     splits: tuple[Split, ...]
@@ -123,6 +124,7 @@ class PackedBatch:
     ce_weights: Tensor
     logit_index: Tensor
     latent_pixels: tuple[Tensor, ...] = ()
+    next_positions: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

@@ -86,7 +86,7 @@ def test_guided_flow_pass(deep_model):
 def test_no_synchronization_on_cuda():
     """What the counter reads off operator names, asked of the CUDA runtime itself."""
     model = UniMedVL.initialized(DEEP, dtype=torch.bfloat16, device="cuda", attention="sdpa")
-    row = KVCache(DEEP.llm, 100, dtype=torch.bfloat16, device="cuda").open(100)
+    row = KVCache(DEEP.llm, 100, dtype=torch.bfloat16, devices="cuda").open(100)
     with torch.no_grad():
         for position in range(3):
             batch = pack([(TextSegment((5,)),)], DEEP, SPECIAL, start_positions=[position], logits="last").to("cuda")

@@ -69,6 +69,7 @@ class _Layout:
     vae_shapes: list[tuple[int, int]] = field(default_factory=list)
     vae_segments: list[VaeSegment] = field(default_factory=list)
     velocity_index: list[int] = field(default_factory=list)
+    next_positions: list[int] = field(default_factory=list)
 
     def add(self, document: int, sample: Sample, position: int, logits: str) -> None:
         text_before = len(self.text_index)
@@ -79,6 +80,7 @@ class _Layout:
                 position = self._add_vit(document, segment, position)
             else:
                 position = self._add_vae(document, segment, position)
+        self.next_positions.append(position)
         if logits == "all":
             self.logit_index += self.text_index[text_before:]
         elif logits == "last":
@@ -172,6 +174,7 @@ class _Layout:
             ce_weights=torch.tensor(self.ce_weights, dtype=torch.float32),
             logit_index=_ints(self.logit_index),
             latent_pixels=pixels,
+            next_positions=tuple(self.next_positions),
         )
 
     def _latent_inputs(self) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...]]:

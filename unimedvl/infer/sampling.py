@@ -1,12 +1,13 @@
-"""Sampling an image along the rectified flow: time grid, guidance, renormalization (paper section 3.2).
+"""Time grid, guidance and solvers of the rectified flow (paper section 3.2). Pure numbers: no model, no cache.
 
-Shape letters: R images, L latent tokens of one image, C values of one latent token.
+Shape letters: L latent tokens of one image, C values of one latent token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from unimedvl.model.flow import shift_timesteps
 
 Renorm = Literal["global", "channel", "text_channel"]
 RENORMS: tuple[Renorm, ...] = ("global", "channel", "text_channel")
+SolverName = Literal["euler", "unipc", "dpm++"]
 
 
 def time_grid(count: int, shift: float) -> Tensor:
@@ -53,6 +55,10 @@ class Guidance:
     def __post_init__(self) -> None:
         if self.renorm not in RENORMS:
             raise ConfigError(f"renorm is {self.renorm!r}", where="guidance", remedy=f"use {', '.join(RENORMS)}")
+        if not 0 <= self.renorm_min <= 1:
+            raise ConfigError(f"renorm_min is {self.renorm_min}", where="guidance", remedy="give 0 to 1")
+        if not self.interval[0] <= self.interval[1]:
+            raise ConfigError(f"interval is {self.interval}", where="guidance", remedy="give low, high in 0 to 1")
 
     @property
     def uses_text_branch(self) -> bool:
@@ -89,3 +95,94 @@ class Guidance:
         """``guided`` scaled down to the norm of ``reference`` over ``dims``."""
         ratio = reference.norm(dim=dims, keepdim=True) / (guided.norm(dim=dims, keepdim=True) + 1e-8)
         return guided * ratio.clamp(self.renorm_min, 1.0)
+
+
+# Guidance as published, by kind of task.
+PRESETS: dict[str, Guidance] = {
+    "t2i": Guidance(4.0, 1.0, (0.4, 1.0), "global"),
+    "edit": Guidance(4.0, 2.0, (0.0, 1.0), "text_channel"),
+    "none": Guidance(),
+}
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How an image is sampled.
+
+    Attributes:
+        steps: timesteps of the grid; there is one model pass less (see :func:`time_grid`).
+        shift: of the time grid.
+        seed: of the noise, drawn on the CPU, so that neither device nor batch changes the picture.
+        solver: ``euler`` as published; ``unipc`` and ``dpm++`` (diffusers) need fewer steps.
+    """
+
+    guidance: Guidance = field(default_factory=lambda: PRESETS["t2i"])
+    steps: int = 50
+    shift: float = 3.0
+    seed: int = 0
+    solver: SolverName = "euler"
+
+    def __post_init__(self) -> None:
+        time_grid(self.steps, self.shift)
+        if self.shift <= 0:
+            raise ConfigError(f"shift is {self.shift}", where="image options", remedy="give a positive number")
+        if self.solver not in SOLVERS:
+            raise ConfigError(f"solver is {self.solver!r}", where="image options", remedy=f"use {', '.join(SOLVERS)}")
+
+
+class Solver(Protocol):
+    """Walks an image along the path, one velocity at a time.
+
+    ``timesteps`` are those at which it wants a velocity, from noise to image.
+    """
+
+    timesteps: list[float]
+
+    def advance(self, x: Tensor, velocity: Tensor) -> Tensor:
+        """The image (L, C) at the next timestep, from that at the present one and its velocity, both float32."""
+        ...
+
+
+class Euler:
+    """x <- x - v dt over the time grid, as published."""
+
+    def __init__(self, steps: int, shift: float) -> None:
+        grid = time_grid(steps, shift)
+        self.timesteps = grid[:-1].tolist()
+        self._widths = iter((grid[:-1] - grid[1:]).tolist())
+
+    def advance(self, x: Tensor, velocity: Tensor) -> Tensor:
+        """One Euler step."""
+        return x - velocity * next(self._widths)
+
+
+class _Multistep:
+    """One of diffusers' multistep solvers for flow matching, on the same time grid."""
+
+    def __init__(self, scheduler: Any, steps: int, **grid: Any) -> None:
+        time_grid(steps, 1.0)
+        self._scheduler = scheduler
+        scheduler.set_timesteps(**grid)
+        self.timesteps = scheduler.sigmas[:-1].tolist()
+        self._passes = iter(scheduler.timesteps)
+
+    def advance(self, x: Tensor, velocity: Tensor) -> Tensor:
+        """One step of the scheduler."""
+        return self._scheduler.step(velocity, next(self._passes), x, return_dict=False)[0]
+
+
+def _unipc(steps: int, shift: float) -> Solver:
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    return _Multistep(scheduler, steps, sigmas=torch.linspace(1, 0, steps)[:-1].double().numpy())
+
+
+def _dpm(steps: int, shift: float) -> Solver:
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    return _Multistep(scheduler, steps, num_inference_steps=steps - 1)
+
+
+SOLVERS: dict[str, Callable[[int, float], Solver]] = {"euler": Euler, "unipc": _unipc, "dpm++": _dpm}

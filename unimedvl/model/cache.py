@@ -8,7 +8,7 @@ where to write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -25,6 +25,7 @@ class KVCache:
     Args:
         config: sizes of the decoder.
         slots: tokens that all rows together may hold.
+        devices: that of each layer, or one for all.
 
     Attributes:
         keys, values: one (slots, K, d) tensor per layer.
@@ -36,14 +37,16 @@ class KVCache:
         slots: int,
         *,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        devices: Sequence[torch.device] | torch.device | str = "cpu",
     ) -> None:
         if slots < 1:
             raise DataError(f"a cache of {slots} slots", remedy="give the number of tokens it must hold")
         shape = (slots, config.num_key_value_heads, config.head_dim)
         self.slots = slots
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        if isinstance(devices, str | torch.device):
+            devices = [torch.device(devices)] * config.num_hidden_layers
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
         self._runs: list[_Run] = []
 
     def open(self, capacity: int) -> CacheRow:

@@ -84,6 +84,9 @@ class Stage:
         return [packed.index_select(0, index) for index in (self.und_index, self.gen_index)[:count]]
 
 
+StageOn = Callable[[torch.device], Stage]
+
+
 def rotary_factors(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cos and sin, each (T, 1, d) in ``dtype``, of half-split rotary embedding; angles are float32."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device) / head_dim
@@ -167,8 +170,9 @@ class MoTLayer(nn.Module):
             for name in ("input_layernorm", "post_attention_layernorm"):
                 self.add_module(name + suffix, nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
-    def forward(self, hidden: Streams, stage: Stage) -> Streams:
-        """Residual stream in, residual stream out."""
+    def forward(self, hidden: Streams, stage_on: StageOn) -> Streams:
+        """Residual stream in, residual stream out, on the device of ``hidden``."""
+        stage = stage_on(hidden.und.device)
         attended = self.self_attn(self._norm("input_layernorm", hidden), stage)
         hidden = streams([x + y for (x, _), (y, _) in zip(hidden.each(), attended.each(), strict=True)])
         normed = self._norm("post_attention_layernorm", hidden)
@@ -193,15 +197,16 @@ class MoTDecoder(nn.Module):
         for suffix in experts:
             self.add_module(f"norm{suffix}", nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
-    def forward(self, hidden: Streams, stage: Stage, checkpointing: Checkpointing = "none") -> Streams:
+    def forward(self, hidden: Streams, stage_on: StageOn, checkpointing: Checkpointing = "none") -> Streams:
         """Embedded tokens to normed final states.
 
+        ``stage_on`` gives the stage for a device: layers may lie on several.
         ``checkpointing`` trades memory for time in the backward: ``selective`` keeps the results of matrix
         products and attention of each layer and recomputes the rest, ``full`` keeps only the layers' inputs.
         """
         run = _checkpointed(checkpointing) if torch.is_grad_enabled() else _direct
         for layer in self.layers:
-            hidden = run(layer, hidden, stage)
+            hidden = run(layer, hidden, stage_on)
         return streams([self.get_submodule(f"norm{suffix}")(x) for x, suffix in hidden.each()])
 
 
@@ -232,12 +237,14 @@ def _policy(ctx: object, op: object, *args: object, **kwargs: object) -> Checkpo
     return CheckpointPolicy.MUST_SAVE if op in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _direct(layer: nn.Module, hidden: Streams, stage: Stage) -> Streams:
-    return layer(hidden, stage)
+def _direct(layer: nn.Module, hidden: Streams, stage_on: StageOn) -> Streams:
+    return layer(hidden, stage_on)
 
 
-def _checkpointed(kind: Checkpointing) -> Callable[[nn.Module, Streams, Stage], Streams]:
+def _checkpointed(kind: Checkpointing) -> Callable[[nn.Module, Streams, StageOn], Streams]:
     if kind == "none":
         return _direct
     context_fn = partial(create_selective_checkpoint_contexts, _policy) if kind == "selective" else noop_context_fn
-    return lambda layer, hidden, stage: checkpoint(layer, hidden, stage, use_reentrant=False, context_fn=context_fn)
+    return lambda layer, hidden, stage_on: checkpoint(
+        layer, hidden, stage_on, use_reentrant=False, context_fn=context_fn
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +105,13 @@ class UniMedVL(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the token embedding lies."""
-        return self.language_model.model.embed_tokens.weight.device
+        """Where batches go: the token embedding's device, or the one on which an offloaded embedding runs."""
+        return _runs_on(self.language_model.model.embed_tokens)
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each decoder layer runs, and keeps its keys and values."""
+        return [_runs_on(layer) for layer in self.language_model.model.layers]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -152,8 +158,8 @@ class UniMedVL(nn.Module):
         und_index, und_order = torch.cat([batch.text_index, batch.vit_index]).sort()
         und, gen = self._embed_und(batch, und_order, cache), self._embed_gen(batch, cache)
         # 2. Decode both streams.
-        stage = self._stage(batch, documents, und_index, cache)
-        hidden = self.language_model.model(Streams(und, gen), stage, checkpointing)
+        stage_on = functools.cache(partial(self._stage, batch, documents, und_index, cache))
+        hidden = self.language_model.model(Streams(und, gen), stage_on, checkpointing)
         # 3. Read off what the batch asks for.
         output = self._heads(batch, hidden, und_index, lockstep=cache is None)
         for row, document in zip(cache or (), documents, strict=cache is not None):
@@ -166,7 +172,7 @@ class UniMedVL(nn.Module):
         text_ND = self.language_model.model.embed_tokens(batch.text_ids)
         if not self.config.visual_und or (cache is not None and not batch.vit_lengths):
             return text_ND
-        plan = self._plan(image_documents(batch.vit_lengths))
+        plan = self._plan(image_documents(batch.vit_lengths), self.device)
         patches = batch.vit_patches.to(self.dtype)
         vit_VD = self.connector(self.vit_model(patches, batch.vit_position_ids, plan))
         vit_VD = vit_VD + self.vit_pos_embed(batch.vit_position_ids)
@@ -191,18 +197,20 @@ class UniMedVL(nn.Module):
         documents: list[Document],
         und_index: Tensor,
         cache: Sequence[CacheRow] | None,
+        device: torch.device,
     ) -> Stage:
         llm = self.config.llm
-        cos, sin = rotary_factors(batch.position_ids, llm.head_dim, llm.rope_theta, self.dtype)
-        only_und = not len(batch.latent_index) and (cache is not None or not self.config.visual_gen)
+        und_index, gen_index = und_index.to(device), batch.latent_index.to(device)
+        cos, sin = rotary_factors(batch.position_ids.to(device), llm.head_dim, llm.rope_theta, self.dtype)
+        only_und = not len(gen_index) and (cache is not None or not self.config.visual_gen)
         return Stage(
-            order=None if only_und else torch.cat([und_index, batch.latent_index]).argsort(),
+            order=None if only_und else torch.cat([und_index, gen_index]).argsort(),
             und_index=und_index,
-            gen_index=batch.latent_index,
+            gen_index=gen_index,
             cos=cos,
             sin=sin,
-            plan=self._plan(documents),
-            write=_keep_as_is if cache is None else _cache_writer(documents, cache, self.device),
+            plan=self._plan(documents, device),
+            write=_keep_as_is if cache is None else _cache_writer(documents, cache, device),
         )
 
     def _heads(self, batch: PackedBatch, hidden: Streams, und_index: Tensor, *, lockstep: bool) -> ModelOutput:
@@ -223,11 +231,11 @@ class UniMedVL(nn.Module):
                 squared_error = (velocity.float() - target).square()
         return ModelOutput(logits, velocity, ce, batch.ce_weights if ce is not None else None, squared_error)
 
-    def _plan(self, documents: list[Document]) -> AttentionPlan:
+    def _plan(self, documents: list[Document], device: torch.device) -> AttentionPlan:
         training = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        backend, reason = choose_backend(self.attention, self.device, self.dtype, training=training)
+        backend, reason = choose_backend(self.attention, device, self.dtype, training=training)
         _announce(backend, reason)
-        return make_plan(backend, documents, self.device)
+        return make_plan(backend, documents, device)
 
     def _check(self, batch: PackedBatch, cache: Sequence[CacheRow] | None) -> None:
         """Refuse what can be told from the host alone."""
@@ -258,9 +266,9 @@ class UniMedVL(nn.Module):
         if len({id(row) for row in cache}) != len(cache) or len({id(row.cache) for row in cache}) != 1:
             raise DataError("the same row twice, or rows of two caches", remedy="give different rows of one cache")
         pool = cache[0].cache.keys[0]
-        if (pool.dtype, pool.device) != (self.dtype, self.device):
+        if (pool.dtype, pool.device) != (self.dtype, self.layer_devices[0]):
             raise DataError(
-                f"the cache is {pool.dtype} on {pool.device}, the model {self.dtype} on {self.device}",
+                f"the cache is {pool.dtype} on {pool.device}, the model {self.dtype} on {self.layer_devices[0]}",
                 remedy="make the cache with the model's dtype and device",
             )
         noised = {split.document for split in batch.splits if split.mode == "noise"}
@@ -270,6 +278,14 @@ class UniMedVL(nn.Module):
                 f"sample {min(mixed)} continues a cached context with a noised image and other segments",
                 remedy="pass the noised image alone: it leaves nothing in the cache",
             )
+
+
+def _runs_on(module: nn.Module) -> torch.device:
+    """Device on which a module computes: that of its parameters, unless accelerate brings them elsewhere for it."""
+    for part in module.modules():
+        if (device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)) is not None:
+            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return next(module.parameters()).device
 
 
 def _keep_as_is(layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

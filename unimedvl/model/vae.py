@@ -62,6 +62,18 @@ class Autoencoder(nn.Module):
         z = mean if eps is None else mean + std * eps.to(mean)
         return self.config.scale_factor * (z - self.config.shift_factor)
 
+    def encode_each(self, images: Sequence[Tensor], eps: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Latents (C, h, w) of images (3, H, W) of any sizes; those of one size are encoded together."""
+        by_size: dict[torch.Size, list[int]] = defaultdict(list)
+        for number, image in enumerate(images):
+            by_size[image.shape].append(number)
+        latents: dict[int, Tensor] = {}
+        for numbers in by_size.values():
+            group_eps = None if eps is None else torch.stack([eps[number] for number in numbers])
+            encoded = self.encode(torch.stack([images[number] for number in numbers]), group_eps)
+            latents.update(zip(numbers, encoded, strict=True))
+        return [latents[number] for number in range(len(images))]
+
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Pixels (B, 3, H*f, W*f), nominally in [-1, 1] but not clamped."""
         z = latents_BCHW.to(self.dtype) / self.config.scale_factor + self.config.shift_factor
@@ -100,7 +112,7 @@ _RENAMED = (
 def encode_latents(
     batch: PackedBatch, autoencoder: Autoencoder, config: ModelConfig, eps: Sequence[Tensor] | None = None
 ) -> PackedBatch:
-    """Fill ``batch.latents`` from ``batch.latent_pixels``, images of equal size together.
+    """Fill ``batch.latents`` from ``batch.latent_pixels``.
 
     Args:
         eps: one standard normal (C, h, w) per image to sample the posterior; its mean is used without.
@@ -110,13 +122,6 @@ def encode_latents(
     """
     if batch.latents is not None:
         return batch
-    by_size: dict[torch.Size, list[int]] = defaultdict(list)
-    for number, image in enumerate(batch.latent_pixels):
-        by_size[image.shape].append(number)
-    tokens: dict[int, Tensor] = {}
-    for numbers in by_size.values():
-        group_eps = None if eps is None else torch.stack([eps[number] for number in numbers])
-        latents = autoencoder.encode(torch.stack([batch.latent_pixels[number] for number in numbers]), group_eps)
-        for number, latent in zip(numbers, latents.float(), strict=True):
-            tokens[number] = patchify(latent, config.latent_patch_size)
-    return replace(batch, latents=torch.cat([tokens[number] for number in sorted(tokens)]), latent_pixels=())
+    latents = autoencoder.encode_each(batch.latent_pixels, eps)
+    tokens = torch.cat([patchify(latent.float(), config.latent_patch_size) for latent in latents])
+    return replace(batch, latents=tokens, latent_pixels=())

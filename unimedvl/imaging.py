@@ -1,0 +1,252 @@
+"""Images as people have them, read to 8-bit RGB with a record of what was done to the pixels.
+
+PNG, JPEG, TIFF and the other formats of Pillow, DICOM and NIfTI. Nothing is clipped in silence: deeper pixels are
+windowed or scaled, and the result says how.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unimedvl.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".dcm",
+    ".dicom",
+    ".nii",
+    ".nii.gz",
+)
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Choices that a file leaves open.
+
+    Attributes:
+        window: (center, width) in the units of the modality (Hounsfield for CT); replaces the file's own.
+        frame: of a multi-frame file, from 0.
+        slice: (axis, index) of a volume in canonical (right, anterior, superior) axes; axial middle by default.
+    """
+
+    window: tuple[float, float] | None = None
+    frame: int = 0
+    slice: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An RGB image, where it came from, and the steps that made it."""
+
+    image: Image.Image
+    source: str
+    steps: tuple[str, ...]
+
+
+def read_image(source: str | Path | bytes | Image.Image, options: ReadOptions | None = None) -> ReadImage:
+    """Read one image.
+
+    Args:
+        source: a path, the bytes of a file, or a Pillow image.
+
+    Raises:
+        DataError: it does not exist, is damaged, is too large to open safely, or needs a library that is absent.
+    """
+    options = options or ReadOptions()
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, "memory", options)
+    name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _file_bytes(Path(source))
+    if data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom")):
+        return _from_dicom(data, name, options)
+    if name.lower().endswith((".nii", ".nii.gz")) or data[344:348] in (b"n+1\0", b"ni1\0"):
+        return _from_nifti(data, name, options)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.seek(_frame_in(getattr(image, "n_frames", 1), options.frame, name))
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(str(error), where=name, remedy="crop or shrink the image first") from error
+    except UnidentifiedImageError as error:
+        raise DataError("not an image", where=name, remedy="give a PNG, JPEG, TIFF, DICOM or NIfTI file") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"the image is damaged: {error}", where=name, remedy="copy it again from its source") from error
+    return _from_pillow(image, name, options)
+
+
+def find_images(pattern: str | Path) -> list[Path]:
+    """The images of a folder or glob, or the file itself, sorted.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    path = Path(pattern)
+    if path.is_file():
+        return [path]
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    candidates = path.iterdir() if path.is_dir() else anchor.glob(str(path.relative_to(path.anchor)))
+    found = sorted(file for file in candidates if file.name.lower().endswith(IMAGE_SUFFIXES))
+    if not found:
+        raise DataError("no image found", where=str(pattern), remedy="give a file, a folder of images, or a glob")
+    return found
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB with transparent pixels laid on white."""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, (255, 255, 255))
+        canvas.paste(image, mask=image.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=str(path), remedy="check the path") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+
+
+def _from_pillow(image: Image.Image, name: str, options: ReadOptions) -> ReadImage:
+    steps: list[str] = []
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        steps.append("turned upright by its EXIF orientation")
+    if image.mode in _DEEP_MODES or options.window:
+        deep = np.asarray(image if image.mode in _DEEP_MODES else image.convert("L"), dtype=np.float64)
+        gray = _gray(deep, options.window, steps)
+        return ReadImage(gray, name, tuple(steps))
+    if image.mode != "RGB":
+        steps.append(f"{image.mode} to RGB" + (", transparency on white" if "A" in image.mode.upper() else ""))
+    return ReadImage(to_rgb(image), name, tuple(steps))
+
+
+def _gray(values: NDArray[Any], window: tuple[float, float] | None, steps: list[str]) -> Image.Image:
+    """8-bit RGB of one gray plane, by window or by its own range; appends what it did to ``steps``."""
+    if window is not None:
+        center, width = window
+        if width <= 0:
+            raise DataError(f"window width {width:g}", where="window", remedy="give center,width with a positive width")
+        low, high = center - width / 2, center + width / 2
+        steps.append(f"window center {center:g}, width {width:g}")
+    else:
+        low, high = float(values.min()), float(values.max())
+        steps.append(f"range {low:g} to {high:g} scaled to 8 bits")
+    scaled = np.clip((values - low) / ((high - low) or 1.0), 0, 1) * 255
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+
+
+def _frame_in(count: int, frame: int, name: str) -> int:
+    if not 0 <= frame < count:
+        raise DataError(f"frame {frame} of {count}", where=name, remedy=f"choose a frame from 0 to {count - 1}")
+    return frame
+
+
+def _from_dicom(data: bytes, name: str, options: ReadOptions) -> ReadImage:
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+        from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+    except ImportError as error:
+        raise DataError("DICOM needs pydicom", where=name, remedy="pip install 'unimedvl[io]'") from error
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+        frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
+        steps = [f"DICOM frame {_frame_in(frames, options.frame, name)} of {frames}"]
+        pixels = pixel_array(dataset, index=options.frame)
+    except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"the DICOM file is damaged: {error}", where=name, remedy="copy it again") from error
+    except RuntimeError as error:  # no decoder for the transfer syntax
+        reason = str(error).splitlines()[0]
+        raise DataError(reason, where=name, remedy="pip install 'unimedvl[io]' for more decoders") from error
+    if pixels.ndim == 3:
+        color = Image.fromarray(_eight_bits(pixels, steps))
+        return ReadImage(color, name, tuple(steps))
+    values = apply_modality_lut(pixels, dataset).astype(np.float64)
+    if "RescaleSlope" in dataset or "ModalityLUTSequence" in dataset:
+        steps.append("modality LUT")
+    window = options.window
+    if window is None and ("WindowCenter" in dataset or "VOILUTSequence" in dataset):
+        values = np.asarray(apply_voi_lut(values if "WindowCenter" in dataset else pixels, dataset), dtype=np.float64)
+        steps.append("window of the file" if "WindowCenter" in dataset else "VOI LUT of the file")
+    image = _gray(values, window, steps)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        image = ImageOps.invert(image)
+        steps.append("MONOCHROME1 inverted")
+    return ReadImage(image, name, tuple(steps))
+
+
+def _eight_bits(pixels: NDArray[Any], steps: list[str]) -> NDArray[np.uint8]:
+    """Color planes as 8 bits."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    steps.append(f"{pixels.dtype} color scaled to 8 bits")
+    return np.rint(pixels / max(float(pixels.max()), 1.0) * 255).astype(np.uint8)
+
+
+def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
+    try:
+        import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.wrapstruct import WrapStructError
+    except ImportError as error:
+        raise DataError("NIfTI needs nibabel", where=name, remedy="pip install 'unimedvl[io]'") from error
+    import gzip
+    import zlib
+
+    try:
+        raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        volume = nibabel.as_closest_canonical(nibabel.Nifti1Image.from_bytes(raw))
+        values = np.asarray(volume.dataobj, dtype=np.float64)
+    except (ImageFileError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the NIfTI file is damaged: {reason}", where=name, remedy="copy it again") from error
+    steps = []
+    if values.ndim > 3:
+        values = values.reshape(*values.shape[:3], -1)
+        steps.append(f"volume {_frame_in(values.shape[3], options.frame, name)} of {values.shape[3]}")
+        values = values[..., options.frame]
+    plane, what = _slice_of(values, options.slice, name)
+    steps.append(what)
+    # Canonical axes run to the right, front and top; a picture's rows run down.
+    image = _gray(np.rot90(plane), options.window, steps)
+    return ReadImage(image, name, tuple(steps))
+
+
+def _slice_of(values: NDArray[Any], choice: Sequence[int] | None, name: str) -> tuple[NDArray[Any], str]:
+    axis, index = choice if choice is not None else (2, values.shape[min(2, values.ndim - 1)] // 2)
+    if values.ndim < 3:
+        return values.reshape(values.shape[0], -1), "single slice"
+    if not 0 <= axis < 3 or not 0 <= index < values.shape[axis]:
+        raise DataError(
+            f"slice {axis},{index} of a volume of {' x '.join(map(str, values.shape))}",
+            where=name,
+            remedy="give axis 0 (sagittal), 1 (coronal) or 2 (axial) and an index within it",
+        )
+    plane = ("sagittal", "coronal", "axial")[axis]
+    return values.take(index, axis), f"{plane} slice {index} of {values.shape[axis]}"
