@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from unimedvl.config import ModelConfig
 from unimedvl.geometry import unpatchify
+from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.model.unimedvl import UniMedVL
 from unimedvl.model.vae import Autoencoder
-from unimedvl.model.weights import load_autoencoder, load_model
+from unimedvl.model.weights import load_autoencoder, load_model, save_checkpoint
 from unimedvl.processor import ImageTransform, TextCodec
 from unimedvl.types import Sample, VaeSegment, VitSegment
 
@@ -116,3 +117,17 @@ def train_samples(
         )
 
     return [tuple(segment(*entry) for entry in sample) for sample in golden.samples]
+
+
+@pytest.fixture(scope="session")
+def saved_tiny(tiny_directory: Path, tiny_autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as we save it, with all its settings."""
+    directory = tmp_path_factory.mktemp("saved") / "tiny"
+    model = load_model(tiny_directory, **TINY_CHANGES)
+    save_checkpoint(directory, model, tiny_autoencoder, tokenizer_from=tiny_directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def pipe(saved_tiny: Path) -> UniMedVLPipeline:
+    return UniMedVLPipeline.from_pretrained(saved_tiny, device="cpu")

@@ -81,9 +81,15 @@ class TextCodec:
         """
         from transformers import Qwen2Tokenizer
 
+        present = {path.name for path in Path(directory).iterdir()}
+        if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= present:
+            # transformers would give a tokenizer without words.
+            raise CheckpointError(
+                "no tokenizer files", where=str(directory), remedy="put vocab.json and merges.txt there"
+            )
         try:
             return cls(Qwen2Tokenizer.from_pretrained(str(directory), local_files_only=True))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the tokenizers library raises nothing more specific
             raise CheckpointError(
                 f"the tokenizer cannot be read: {error}".splitlines()[0],
                 where=str(directory),
@@ -99,8 +105,8 @@ class TextCodec:
         return TextSegment((self.special.bos, *self.encode(text), self.special.eos), loss)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of token ids."""
-        text = self.tokenizer.decode(ids)
+        """Text of token ids, control tokens left out."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
         assert isinstance(text, str)  # a list only for a batch of ids
         return text
 

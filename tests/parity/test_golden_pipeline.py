@@ -34,10 +34,8 @@ def test_understanding(golden, pipe, images, number):
         any_id=True,
         on_text=lambda _, piece: answers.append(piece),
     )
-    expected = [token for token in case["tokens"][1:] if token < len(pipe.processor.codec.tokenizer)]
     assert text == pipe.processor.codec.decode(case["tokens"][1:])
     assert text == "".join(answers)
-    assert expected
     if case["text"] is not None:
         assert case["text"].removeprefix("<|im_start|>") == text
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unimedvl.errors import ConfigError
 from unimedvl.infer.session import Engine, Session
+from unimedvl.infer.static import StaticDecoder, fits
 from unimedvl.processor import TextCodec
 from unimedvl.types import TextSegment
 
@@ -76,29 +77,57 @@ def decode(
     *,
     on_text: OnText | None = None,
     on_token: Callable[[], None] | None = None,
+    static: bool | None = None,
 ) -> list[Answer]:
     """Let every session speak until its eos, a stop string, or its limit.
 
     The sessions then hold bos and all ids but the last, which was never fed; see :func:`join`.
+
+    Args:
+        static: fixed shapes and a CUDA graph (:mod:`unimedvl.infer.static`); by default on CUDA, where the sessions
+            allow it.
     """
     answers = [Answer() for _ in sessions]
     choosers = [_Chooser(codec, each) for each in options]
     streams = [_Stream(number, each.stop, on_text) for number, each in enumerate(options)]
-    active = list(range(len(sessions)))
-    feed = [codec.special.bos] * len(sessions)
-    while active:
-        parts = [[TextSegment((feed[number],))] for number in active]
-        output = engine.append([sessions[number] for number in active], parts, logits="last")
-        assert output is not None
-        assert output.logits is not None
-        for number, logits in zip(active, _to_host(output.logits, choosers, active), strict=True):
-            feed[number] = _accept(answers[number], choosers[number], logits, codec.special.eos, streams[number])
-        active = [number for number in active if answers[number].finish is None]
-        if on_token is not None:
-            on_token()
+    if static is None:
+        static = engine.model.device.type == "cuda" and fits(engine, sessions)
+    with torch.inference_mode():
+        feeder = StaticDecoder(engine, sessions) if static else _Growing(engine, sessions)
+        feed = [codec.special.bos] * len(sessions)
+        while active := [number for number, answer in enumerate(answers) if answer.finish is None]:
+            logits = feeder.step(feed, [answer.finish is None for answer in answers])
+            for number, row in zip(active, _to_host(logits[active], choosers, active), strict=True):
+                feed[number] = _accept(answers[number], choosers[number], row, codec.special.eos, streams[number])
+            if on_token is not None:
+                on_token()
+        feeder.finish()
     for stream, answer in zip(streams, answers, strict=True):
         stream.show(answer, final=True)
     return answers
+
+
+class _Growing:
+    """Feeds tokens through the packed forward; sessions that are done take no part."""
+
+    def __init__(self, engine: Engine, sessions: Sequence[Session]) -> None:
+        self.engine, self.sessions = engine, sessions
+
+    def step(self, tokens: Sequence[int], active: Sequence[bool]) -> Tensor:
+        """As :meth:`StaticDecoder.step`; rows of inactive sessions are empty."""
+        numbers = [number for number, is_active in enumerate(active) if is_active]
+        parts = [[TextSegment((tokens[number],))] for number in numbers]
+        output = self.engine.append([self.sessions[number] for number in numbers], parts, logits="last")
+        assert output is not None
+        assert output.logits is not None
+        if len(numbers) == len(active):
+            return output.logits
+        return output.logits.new_empty(len(active), output.logits.shape[1]).index_copy_(
+            0, torch.tensor(numbers, device=output.logits.device), output.logits
+        )
+
+    def finish(self) -> None:
+        """Nothing is left to do: sessions went on as they were fed."""
 
 
 def join(engine: Engine, codec: TextCodec, sessions: Sequence[Session], answers: Sequence[Answer]) -> None:

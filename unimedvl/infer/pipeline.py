@@ -230,7 +230,7 @@ class UniMedVLPipeline:
             "vae+vit",
             text=settings.text,
             image=settings.edit if seen else settings.t2i,
-            size=size or (None if seen else settings.size),
+            size=size,
             latent=latents,
         )
         return self.run([request])[0]

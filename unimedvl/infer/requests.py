@@ -30,7 +30,8 @@ class Request:
             text after it is decoded from the context before the image, which it does not see (an explanation).
         images_as: ``vit`` to be read only, ``vae+vit`` to be edited.
         system: a text before the inputs, in the full context and in the one without images.
-        size: (width, height) of the image; that of the last input image, resized, if None.
+        size: (width, height) of the image; that of the last input image, resized, if None, or 512 x 512 (the position
+            table's size, if that is smaller) without one.
         latent: noise to start from, float32 (C, h, w), in place of the seed's.
     """
 

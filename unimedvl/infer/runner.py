@@ -160,9 +160,9 @@ class Runner:
     def _place_image(self, job: _Job) -> None:
         request = job.request
         self.autoencoder()
-        job.size = request.size or job.size
-        if job.size is None:
-            raise DataError("no size for the image", where="size", remedy="give width,height or an input image")
+        config = self.engine.model.config
+        side = min(512, config.max_latent_size * config.latent_stride)
+        job.size = request.size or job.size or (side, side)
         job.noise = noise_for(self.engine, job.size, request.image.seed)
         if request.latent is not None:
             if request.latent.shape != job.noise.shape:
@@ -178,6 +178,9 @@ class Runner:
     def _build_contexts(self, jobs: Sequence[_Job]) -> None:
         """Full contexts, and what guidance needs: a fork before the last text, and one of texts only."""
         needs = [self._capacities(job) for job in jobs]
+        # Rows of one size lie side by side, which static decoding needs.
+        largest = max(need["full"] for need in needs)
+        needs = [{**need, "full": largest} if not job.guided else need for job, need in zip(jobs, needs, strict=True)]
         cache = self.engine.cache(sum(sum(need.values()) for need in needs))
         for job, need in zip(jobs, needs, strict=True):
             job.sessions["full"] = Session(cache.open(need["full"]))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,10 +160,10 @@ class Euler:
 class _Multistep:
     """One of diffusers' multistep solvers for flow matching, on the same time grid."""
 
-    def __init__(self, scheduler: Any, steps: int, **grid: Any) -> None:
-        time_grid(steps, 1.0)
+    def __init__(self, scheduler: Any, **grid: Any) -> None:
         self._scheduler = scheduler
-        scheduler.set_timesteps(**grid)
+        with np.errstate(divide="ignore"):  # in a table for diffusion that flow matching does not read
+            scheduler.set_timesteps(**grid)
         self.timesteps = scheduler.sigmas[:-1].tolist()
         self._passes = iter(scheduler.timesteps)
 
@@ -175,14 +176,14 @@ def _unipc(steps: int, shift: float) -> Solver:
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
-    return _Multistep(scheduler, steps, sigmas=torch.linspace(1, 0, steps)[:-1].double().numpy())
+    return _Multistep(scheduler, sigmas=torch.linspace(1, 0, steps)[:-1].double().numpy())
 
 
 def _dpm(steps: int, shift: float) -> Solver:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
-    return _Multistep(scheduler, steps, num_inference_steps=steps - 1)
+    return _Multistep(scheduler, num_inference_steps=steps - 1)
 
 
 SOLVERS: dict[str, Callable[[int, float], Solver]] = {"euler": Euler, "unipc": _unipc, "dpm++": _dpm}

@@ -49,14 +49,14 @@ class InferSettings:
 
     Attributes:
         t2i: how images are sampled from text alone; ``edit``: from images.
-        size: (width, height) of images from text alone.
+        size: (width, height) of what is made; by default the input image's, or 512 x 512 without one.
     """
 
     text: TextOptions = field(default_factory=TextOptions)
     t2i: ImageOptions = field(default_factory=ImageOptions)
     edit: ImageOptions = field(default_factory=lambda: ImageOptions(guidance=PRESETS["edit"]))
     prompts: Prompts = field(default_factory=Prompts)
-    size: tuple[int, int] = (512, 512)
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,14 @@ class Call:
                 "reconstruct": ("image",),
                 "counterfactual": ("image", "text"),
             }
-            return Request((*images, prompt), outputs[self.task], "vae+vit", text=settings.text, image=settings.edit)
+            return Request(
+                (*images, prompt),
+                outputs[self.task],
+                "vae+vit",
+                text=settings.text,
+                image=settings.edit,
+                size=settings.size,
+            )
         turns = [text for turn in self.history for text in turn]
         return Request((*images, *turns, prompt), ("text",), text=settings.text)
 
@@ -183,5 +190,5 @@ def with_options(settings: InferSettings, preset: str | None = None, **options: 
         text=replace(settings.text, **chosen(TextOptions)),
         t2i=image(settings.t2i),
         edit=image(settings.edit),
-        size=tuple(options.get("size", settings.size)),
+        size=tuple(options["size"]) if "size" in options else settings.size,
     )

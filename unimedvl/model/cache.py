@@ -45,8 +45,9 @@ class KVCache:
         self.slots = slots
         if isinstance(devices, str | torch.device):
             devices = [torch.device(devices)] * config.num_hidden_layers
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for device in devices]
+        # Zeros, not garbage: a masked slot's value still meets its weight of zero in attention over a whole row.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for device in devices]
         self._runs: list[_Run] = []
 
     def open(self, capacity: int) -> CacheRow:
@@ -119,6 +120,11 @@ class CacheRow:
     def room(self) -> int:
         """Tokens that can still be appended."""
         return self._run.capacity - self._own
+
+    @property
+    def region(self) -> Extent | None:
+        """All slots of the row, free ones included; None for a fork, whose prefix lies elsewhere."""
+        return None if self._prefix else (self._run.start, self._run.capacity)
 
     def fork(self, capacity: int, length: int | None = None) -> CacheRow:
         """A row that starts with the first ``length`` tokens of this one (all by default), without copying them.
