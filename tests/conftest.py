@@ -113,7 +113,7 @@ def train_samples(
             latent=next(padded_latents)[:, : 2 * height, : 2 * width],
             noised=bool(loss),
             timestep=float(timesteps[first]),
-            noise=unpatchify(tensors["train.noise"][first:done], height, width, 2),
+            noise=unpatchify(tensors["train.noise"][first:done], height, width, 2) if loss else None,
         )
 
     return [tuple(segment(*entry) for entry in sample) for sample in golden.samples]

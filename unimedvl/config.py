@@ -18,14 +18,15 @@ PositionMode = Literal["extrapolate", "interpolate"]
 _LARGEST_SIDE = 4096
 
 
-def _require_positive(config: object, *names: str) -> None:
+def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        whole = type(config).__dataclass_fields__[name].type == "int"
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
             raise ConfigError(
                 f"{name} is {value!r}",
                 where=type(config).__name__,
-                remedy="give a positive number",
+                remedy=f"give a positive {'integer' if whole else 'number'}",
             )
 
 

@@ -1,20 +1,30 @@
 """Errors that a user can act on: what was wrong, where it stood, what to do."""
 
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
 
 class UniMedVLError(Exception):
     """Base of the project's errors; prints as one line.
 
     Args:
         problem: what was wrong, with the offending value.
-        remedy: what to do about it, as an imperative clause.
+        remedy: what to do about it, as an imperative clause. Left out only by those who raise an error again from
+            its text, as torch does with errors of its workers.
         where: file, field or argument in which the value stood.
     """
 
-    def __init__(self, problem: str, *, remedy: str, where: str | None = None) -> None:
+    def __init__(self, problem: str, *, remedy: str = "", where: str | None = None) -> None:
         self.problem = problem
         self.remedy = remedy
         self.where = where
-        super().__init__(f"{problem}{f' ({where})' if where else ''}; {remedy}")
+        super().__init__(f"{problem}{f' ({where})' if where else ''}{f'; {remedy}' if remedy else ''}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way from a worker process."""
+        return partial(type(self), remedy=self.remedy, where=self.where), (self.problem,)
 
 
 class ConfigError(UniMedVLError):

@@ -114,7 +114,17 @@ def find_images(pattern: str | Path) -> list[Path]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with transparent pixels laid on white."""
+    """RGB with transparent pixels laid on white.
+
+    Raises:
+        DataError: the pixels are deeper than 8 bits, and Pillow would clip them.
+    """
+    if image.mode in _DEEP_MODES:
+        raise DataError(
+            f"an image of mode {image.mode} is deeper than 8 bits",
+            where="to_rgb",
+            remedy="read it with unimedvl.imaging.read_image, which scales it",
+        )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, (255, 255, 255))

@@ -6,6 +6,7 @@ images, E tokens with a text loss, M latent tokens with a velocity loss, L rows 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -138,15 +139,21 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         """The batch with every tensor on ``device``; dtypes are kept."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def move(value: object) -> object:
+    def pin_memory(self) -> PackedBatch:
+        """The batch in page-locked memory, from which copies to a GPU need not wait; data loaders call this."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
+        def mapped(value: object) -> object:
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
+                return change(value)
             if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
-                return tuple(move(item) for item in value)
+                return tuple(mapped(item) for item in value)
             return value
 
-        return replace(self, **{item.name: move(getattr(self, item.name)) for item in fields(self)})
+        return replace(self, **{item.name: mapped(getattr(self, item.name)) for item in fields(self)})
 
     def validate(self, config: ModelConfig) -> None:
         """Check every length, id and index against the model.
@@ -220,6 +227,13 @@ class PackedBatch:
                     where="packed batch",
                     remedy="check the tokenizer and the transforms against the model's config",
                 )
+        self._validate_places()
+
+    def _validate_places(self) -> None:
+        """Indexes ascend, name every token once, and point at tokens of their kind."""
+        for name in ("text_index", "vit_index", "latent_index", "velocity_index", "ce_index", "logit_index"):
+            if (getattr(self, name).diff() <= 0).any():
+                raise DataError(f"{name} does not ascend", where="packed batch", remedy="list places in their order")
         places = torch.cat([self.text_index, self.vit_index, self.latent_index])
         if len(places.unique()) != self.length:
             raise DataError(
@@ -227,13 +241,24 @@ class PackedBatch:
                 where="text_index, vit_index, latent_index",
                 remedy="the three indexes together must name every position once",
             )
+        kinds = (("ce_index", "text_index"), ("logit_index", "text_index"), ("velocity_index", "latent_index"))
+        for name, kind in kinds:
+            stray = getattr(self, name)[~torch.isin(getattr(self, name), getattr(self, kind))]
+            if len(stray):
+                raise DataError(
+                    f"{name} holds {int(stray[0])}, which is not in {kind}",
+                    where="packed batch",
+                    remedy="losses and logits are of text tokens, velocities of latent tokens",
+                )
 
 
 @dataclass(frozen=True)
 class ModelOutput:
     """What one forward gives; a field is None when the batch did not ask for it.
 
-    Losses come per token, unreduced, so that the caller divides by counts over ranks and accumulation steps.
+    Losses come per token, unreduced, so that the caller divides by counts over ranks and accumulation steps. A forward
+    without a cache always gives them, of zero tokens where the batch or the model has none of their kind; only a
+    batch whose noised images come without noise has no ``squared_error``.
 
     Attributes:
         logits: (L, vocabulary), at ``batch.logit_index``.
@@ -251,24 +276,29 @@ class ModelOutput:
     @property
     def ce_sum(self) -> Tensor:
         """Weighted sum of the cross-entropy, float32 scalar."""
-        assert self.ce is not None, "the batch had no loss tokens"
-        assert self.ce_weights is not None
-        return (self.ce * self.ce_weights).sum()
+        return (_given(self.ce) * _given(self.ce_weights)).sum()
 
     @property
     def ce_count(self) -> Tensor:
         """Sum of the weights of the loss tokens (their number, when unweighted), float32 scalar."""
-        assert self.ce_weights is not None, "the batch had no loss tokens"
-        return self.ce_weights.sum()
+        return _given(self.ce_weights).sum()
 
     @property
     def mse_sum(self) -> Tensor:
         """Sum over target tokens of the squared error averaged over channels, float32 scalar."""
-        assert self.squared_error is not None, "the batch had no velocity targets"
-        return self.squared_error.mean(dim=-1).sum()
+        return _given(self.squared_error).mean(dim=-1).sum()
 
     @property
     def mse_count(self) -> int:
         """Number of target tokens."""
-        assert self.squared_error is not None, "the batch had no velocity targets"
-        return len(self.squared_error)
+        return len(_given(self.squared_error))
+
+
+def _given(losses: Tensor | None) -> Tensor:
+    if losses is None:
+        raise DataError(
+            "this forward made no losses",
+            where="model output",
+            remedy="run it without a cache, and give noised images their noise",
+        )
+    return losses

@@ -36,10 +36,11 @@ def test_layout(golden, batch):
         "ce_index": "ce_loss_indexes",
         "ce_labels": "packed_label_ids",
         "velocity_index": "mse_loss_indexes",
-        "noise": "noise",
     }
     for name, reference in pairs.items():
         assert torch.equal(getattr(batch, name), tensors[f"train.{reference}"]), name
+    targets = batch.latent_image % 2 == 0  # of the six images every other is a target
+    assert torch.equal(batch.noise[targets], tensors["train.noise"][targets])
     assert [split.length for split in batch.splits] == golden.values["train.split_lens"]
     assert [split.mode for split in batch.splits] == golden.values["train.attn_modes"]
     assert [list(shape) for shape in batch.latent_shapes] == golden.values["train.latent_shapes"]
@@ -109,3 +110,11 @@ def test_images_are_encoded_at_their_own_size(images, transforms, codec, tiny_au
         alone = [patchify(tiny_autoencoder.encode(image[None])[0], tiny_config.latent_patch_size) for image in pixels]
     # Convolutions of a batch of two and of one may take other kernels.
     torch.testing.assert_close(encoded.latents, torch.cat(alone), atol=1e-5, rtol=0)
+    assert encoded.latent_pixels == ()
+
+    eps = [torch.randn(tiny_config.vae.latent_channels, *(side // 8 for side in image.shape[1:])) for image in pixels]
+    sampled = encode_latents(together, tiny_autoencoder, tiny_config, eps)
+    with torch.no_grad():
+        alone = [tiny_autoencoder.encode(x[None], e[None])[0] for x, e in zip(pixels, eps, strict=True)]
+    expected = torch.cat([patchify(latent, tiny_config.latent_patch_size) for latent in alone])
+    torch.testing.assert_close(sampled.latents, expected, atol=1e-5, rtol=0)

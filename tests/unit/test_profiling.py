@@ -41,6 +41,16 @@ def test_synchronizations_are_seen(act):
     assert sum(counter.syncs.values()) == 1
 
 
+def test_copies_from_a_device_are_seen():
+    from unimedvl.profiling import _reads_back
+
+    there, here = torch.empty(2, device="meta"), torch.empty(2)
+    assert _reads_back("aten._to_copy", (there,), {"device": torch.device("cpu")})
+    assert not _reads_back("aten._to_copy", (here,), {"device": torch.device("cpu")})
+    assert not _reads_back("aten._to_copy", (here,), {"device": torch.device("cuda")})
+    assert not _reads_back("aten._to_copy", (there,), {"dtype": torch.float32})
+
+
 def test_views_are_free_and_the_rest_is_counted():
     x = torch.randn(4, 6)
     with OpCounter() as counter:

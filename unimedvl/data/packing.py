@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from unimedvl.config import ModelConfig
-from unimedvl.errors import DataError
+from unimedvl.errors import ConfigError, DataError
 from unimedvl.geometry import patchify, position_ids
 from unimedvl.types import AttentionMode, PackedBatch, Sample, SpecialTokens, Split, TextSegment, VaeSegment, VitSegment
+
+Logits = Literal["none", "last", "all"]
 
 
 def pack(
@@ -21,7 +23,7 @@ def pack(
     special: SpecialTokens,
     *,
     start_positions: Sequence[int] | None = None,
-    logits: Literal["none", "last", "all"] = "none",
+    logits: Logits = "none",
     reweight_ce: bool = False,
 ) -> PackedBatch:
     """Lay samples out back to back.
@@ -37,7 +39,11 @@ def pack(
     Raises:
         DataError: a sample is empty, or an image does not fit the position table.
     """
+    if logits not in get_args(Logits):
+        raise ConfigError(f"logits is {logits!r}", where="pack", remedy=f"use {', '.join(get_args(Logits))}")
     starts = [0] * len(samples) if start_positions is None else start_positions
+    if len(starts) != len(samples):
+        raise DataError(f"{len(starts)} start positions for {len(samples)} samples", remedy="give one per sample")
     layout = _Layout(config, special, reweight_ce)
     for document, (sample, start) in enumerate(zip(samples, starts, strict=True)):
         if not sample:
@@ -98,12 +104,13 @@ class _Layout:
             predicted = len(ids) - 1
             self.ce_index += range(first, first + predicted)
             self.ce_labels += ids[1:]
-            self.ce_weights += [predicted**-0.5 if self.reweight_ce else 1.0] * predicted
+            self.ce_weights += [max(predicted, 1) ** -0.5 if self.reweight_ce else 1.0] * predicted
         self.splits.append(Split(document, len(ids), "causal"))
         return position + len(ids)
 
     def _add_vit(self, document: int, segment: VitSegment, position: int) -> int:
         patch = self.config.vit.patch_size
+        _check_image(segment.pixels, self.config.vit.num_channels, "ViT segment")
         patches = patchify(segment.pixels, patch)
         height, width = (side // patch for side in segment.pixels.shape[1:])
         self.vit_patches.append(patches)
@@ -113,6 +120,7 @@ class _Layout:
 
     def _add_vae(self, document: int, segment: VaeSegment, position: int) -> int:
         height, width = self._latent_grid(segment)
+        _check_path(segment)
         index = self._add_framed(document, height * width, position, "noise" if segment.noised else "full")
         self.vae_index += index
         self.vae_segments.append(segment)
@@ -126,11 +134,12 @@ class _Layout:
     def _latent_grid(self, segment: VaeSegment) -> tuple[int, int]:
         """Height and width of the image in latent tokens."""
         if segment.latent is not None:
-            image, stride = segment.latent, self.config.latent_patch_size
+            image, channels, stride = segment.latent, self.config.vae.latent_channels, self.config.latent_patch_size
         elif segment.pixels is not None:
-            image, stride = segment.pixels, self.config.latent_stride
+            image, channels, stride = segment.pixels, 3, self.config.latent_stride
         else:
             raise DataError("a VAE segment has neither pixels nor latent", remedy="give one of them")
+        _check_image(image, channels, "VAE segment")
         height, width = image.shape[1:]
         if height % stride or width % stride:
             raise DataError(
@@ -191,13 +200,46 @@ class _Layout:
                 "some VAE segments of the batch hold pixels, others a latent",
                 remedy="encode all of them, or none, before packing",
             )
-        if segments and not any(segment.noise is not None for segment in segments):
+        targets = [segment for segment in segments if segment.noised]
+        given = sum(segment.noise is not None for segment in targets)
+        if 0 < given < len(targets):
+            raise DataError(
+                f"{given} of {len(targets)} noised segments come with noise",
+                remedy="give noise to all (training) or to none (sampling, where the latent is x_t itself)",
+            )
+        if targets and not given:
             return latents, None, pixels
         rows = [
             torch.zeros(height * width_, width) if s.noise is None else patchify(s.noise, patch)
             for s, (height, width_) in zip(segments, self.vae_shapes, strict=True)
         ]
         return latents, _rows(rows, width), pixels
+
+
+def _check_image(image: Tensor, channels: int, where: str) -> None:
+    if image.ndim != 3 or image.shape[0] != channels or not image.is_floating_point() or not image.numel():
+        raise DataError(
+            f"{image.dtype} of shape {tuple(image.shape)}".removeprefix("torch."),
+            where=where,
+            remedy=f"give floats of shape ({channels}, height, width)",
+        )
+
+
+def _check_path(segment: VaeSegment) -> None:
+    """A clean image is at t = 0 without noise; a noised one at t in [0, 1], its noise as large as its latent."""
+    if not (0 <= segment.timestep <= 1 if segment.noised else segment.timestep == 0 and segment.noise is None):
+        raise DataError(
+            f"a {'noised' if segment.noised else 'clean'} image at timestep {segment.timestep}"
+            f"{' with noise' if segment.noise is not None else ''}",
+            where="VAE segment",
+            remedy="noised images have a timestep in [0, 1]; clean ones have timestep 0 and no noise",
+        )
+    if segment.noise is not None and segment.latent is not None and segment.noise.shape != segment.latent.shape:
+        raise DataError(
+            f"noise of shape {tuple(segment.noise.shape)} for a latent of {tuple(segment.latent.shape)}",
+            where="VAE segment",
+            remedy="draw noise of the latent's shape",
+        )
 
 
 def _ints(values: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,17 +31,19 @@ AttentionPlan = Callable[[Tensor, Tensor, Tensor], Tensor]
 SdpaMask = Tensor | Literal["causal"] | None
 
 
-def choose_backend(name: str, device: torch.device, dtype: torch.dtype, *, training: bool) -> tuple[Backend, str]:
+def choose_backend(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int, *, training: bool
+) -> tuple[Backend, str]:
     """Resolve ``auto`` and refuse what cannot run.
 
     Returns:
         the backend and the reason for it.
 
     Raises:
-        ConfigError: the name is unknown, or the backend cannot serve this device and dtype.
+        ConfigError: the name is unknown, or the backend cannot serve this device, dtype and head size.
     """
     if name == "auto":
-        return _pick(device, dtype, training)
+        return _pick(device, dtype, head_dim, training)
     if name not in BACKENDS:
         raise ConfigError(
             f"no attention backend is called {name!r}",
@@ -54,20 +56,27 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, *, train
         raise ConfigError(
             "flex attention has no backward on the CPU", where="attention", remedy="use sdpa to train on a CPU"
         )
+    if name == "flex" and head_dim < _FLEX_HEAD_DIM:
+        raise ConfigError(
+            f"flex attention needs heads of at least {_FLEX_HEAD_DIM}, the model's are {head_dim}",
+            where="attention",
+            remedy="use sdpa",
+        )
     return BACKENDS[BACKENDS.index(name)], "as asked"
 
 
-def _pick(device: torch.device, dtype: torch.dtype, training: bool) -> tuple[Backend, str]:
+def _pick(device: torch.device, dtype: torch.dtype, head_dim: int, training: bool) -> tuple[Backend, str]:
     if device.type != "cuda":
         return "sdpa", f"the reference serves {device.type}"
-    if training:
+    if training and head_dim >= _FLEX_HEAD_DIM:
         return "flex", "block masks skip what packing hides"
-    if dtype in _HALF and varlen_kernel() is not None:
+    if not training and dtype in _HALF and varlen_kernel() is not None:
         return "varlen", "no mask is stored"
-    return "sdpa", f"no varlen kernel serves {str(dtype).removeprefix('torch.')} here"
+    return "sdpa", f"no other kernel serves {str(dtype).removeprefix('torch.')} heads of {head_dim} here"
 
 
 _HALF = (torch.float16, torch.bfloat16)
+_FLEX_HEAD_DIM = 16  # what its Triton kernels load at least
 
 
 def _require_varlen(device: torch.device, dtype: torch.dtype) -> None:
@@ -163,8 +172,6 @@ class FlexPlan:
     block = 128
 
     def __init__(self, documents: Sequence[Document], device: torch.device) -> None:
-        from torch.nn.attention.flex_attention import create_block_mask
-
         self.key_index = None
         if any(document.keys != ((document.start, document.length),) for document in documents):
             self.key_index = key_index(documents).to(device, non_blocking=True)
@@ -178,7 +185,8 @@ class FlexPlan:
             return sees(queries, keys, i, j)
 
         lengths = len(queries.order), len(keys.order)
-        self.block_mask = create_block_mask(mask_mod, None, None, *lengths, device=str(device), BLOCK_SIZE=self.block)
+        make = _block_mask_maker(device.type)
+        self.block_mask = make(mask_mod, None, None, *lengths, device=str(device), BLOCK_SIZE=self.block)
 
     def _padded(self, layout: TokenLayout, document: int) -> TokenLayout:
         missing = -len(layout.order) % self.block
@@ -193,7 +201,7 @@ class FlexPlan:
             ConfigError: gradients are asked for on a CPU.
         """
         if q_THd.device.type == "cpu" and torch.is_grad_enabled() and q_THd.requires_grad:
-            choose_backend("flex", q_THd.device, q_THd.dtype, training=True)
+            choose_backend("flex", q_THd.device, q_THd.dtype, q_THd.shape[-1], training=True)
         if self.key_index is not None:
             k_SKd, v_SKd = k_SKd.index_select(0, self.key_index), v_SKd.index_select(0, self.key_index)
         if self.block_mask is None:
@@ -208,6 +216,14 @@ class FlexPlan:
     def _heads_first(self, x_THd: Tensor) -> Tensor:
         """(1, heads, T padded to whole blocks, d)."""
         return F.pad(x_THd, (0, 0, 0, 0, 0, -len(x_THd) % self.block)).transpose(0, 1)[None]
+
+
+@functools.cache
+def _block_mask_maker(device_type: str) -> Callable[..., Any]:
+    """Compiled, the (queries, keys) mask never exists in full: at 16 k tokens it peaks at 2.6 GB otherwise."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask, dynamic=True) if device_type == "cuda" else create_block_mask
 
 
 @functools.cache

@@ -79,23 +79,22 @@ class KVCache:
             remedy="close rows that are no longer used, or make the cache larger",
         )
 
-    def _release(self, run: _Run) -> None:
-        run.users -= 1
-        if run.users == 1:
-            run.shared = 0
-        elif not run.users:
+    def _free_if_unused(self, run: _Run) -> None:
+        if not run.owned and not run.readers:
             self._runs.remove(run)
 
 
 class _Run:
-    """Slots held by one row, and read by ``users`` rows."""
+    """Slots that one row owns, and whose leading ones forks may read.
+
+    ``readers`` holds how many of them each fork reads: those must not be written again.
+    """
 
     def __init__(self, start: int, capacity: int) -> None:
         self.start = start
         self.capacity = capacity
-        self.users = 1
-        # Leading slots that some fork reads: they must not be written again.
-        self.shared = 0
+        self.owned = True
+        self.readers: list[int] = []
 
 
 class CacheRow:
@@ -129,7 +128,8 @@ class CacheRow:
     def fork(self, capacity: int, length: int | None = None) -> CacheRow:
         """A row that starts with the first ``length`` tokens of this one (all by default), without copying them.
 
-        ``capacity`` is the room for tokens that only the fork has. Both may grow and be cut independently.
+        ``capacity`` is the room for tokens that only the fork has; a noised image needs room for its tokens while it
+        is sampled, though it leaves none behind. Both rows may grow and be cut independently.
 
         Raises:
             DataError: ``length`` exceeds this row, or no room is left.
@@ -137,8 +137,7 @@ class CacheRow:
         parts = self._parts(len(self) if length is None else length)
         run = self.cache._allocate(capacity)
         for part, count in parts:
-            part.users += 1
-            part.shared = max(part.shared, count)
+            part.readers.append(count)
         return CacheRow(self.cache, run, parts)
 
     def truncate(self, length: int) -> None:
@@ -151,10 +150,11 @@ class CacheRow:
         """
         parts = self._parts(length)
         own = max(0, length - (len(self) - self._own))
-        if own >= self._run.shared:
+        if own >= max(self._run.readers, default=0):
             kept = parts[: len(parts) - bool(own)]
-            for run, _ in self._prefix[len(kept) :]:
-                self.cache._release(run)
+            for run, count in kept:
+                run.readers.append(count)
+            self._stop_reading()
             self._prefix, self._own = kept, own
             return
         moved = self.fork(self._run.capacity, length)
@@ -165,9 +165,14 @@ class CacheRow:
         """Give the slots back; the row cannot be used again."""
         self._check_open()
         self._open = False
-        for run, _ in self._prefix:
-            self.cache._release(run)
-        self.cache._release(self._run)
+        self._run.owned = False
+        self.cache._free_if_unused(self._run)
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        for run, count in self._prefix:
+            run.readers.remove(count)
+            self.cache._free_if_unused(run)
 
     def extents(self, new: int = 0) -> tuple[Extent, ...]:
         """Slots of the context followed by ``new`` slots behind it, in order."""
@@ -185,7 +190,7 @@ class CacheRow:
             raise DataError(
                 f"{count} tokens do not fit a cache row with room for {self.room}",
                 where=f"row of {len(self)} tokens",
-                remedy="open the row with a larger capacity",
+                remedy="open or fork the row with a larger capacity",
             )
         first = self._run.start + self._own
         return range(first, first + count)

@@ -126,8 +126,10 @@ def files_of(directory: Path, stem: str) -> list[Path]:
     return shards
 
 
-def read_config(directory: Path, **changes: Any) -> ModelConfig:
+def read_config(directory: Path, weights: WeightSet = "auto", **changes: Any) -> ModelConfig:
     """The model's config, with top-level fields replaced by ``changes``.
+
+    ``weights`` are those whose shapes tell what no published config file does: the side of the ViT's table.
 
     Raises:
         CheckpointError: a config file is absent or damaged.
@@ -139,28 +141,34 @@ def read_config(directory: Path, **changes: Any) -> ModelConfig:
     config = ModelConfig(llm=llm, **changes)
     if "vit" in changes or not config.visual_und:
         return config
-    side = _learned_side(directory)
+    side = _learned_side(weight_files(directory, weights))
     vit = vit_from_published(read_json(directory / VIT_CONFIG), directory / VIT_CONFIG, side)
     return replace(config, vit=vit)
 
 
 def llm_from_published(values: dict[str, Any], where: Path) -> LlmConfig:
     """Sizes of a Qwen2 config file; refuses variants that the model does not implement."""
-    refused = {"hidden_act": ("silu",), "use_sliding_window": (False,), "rope_scaling": (None,)}
-    for name, allowed in refused.items():
-        if values.get(name, allowed[0]) not in allowed:
-            raise CheckpointError(
-                f"{name} is {values[name]!r}", where=str(where), remedy=f"only {allowed[0]!r} is implemented"
-            )
     # transformers 5 writes the rotary settings as a nested object.
-    values = {**values, **{k: v for k, v in values.get("rope_parameters", {}).items() if k == "rope_theta"}}
+    rotary = values.get("rope_parameters") or {}
+    values = {**values, **{name: rotary[name] for name in ("rope_theta", "rope_type") if name in rotary}}
+    only = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None, "rope_type": "default"}
+    _refuse_others(values, only, where)
     return LlmConfig(**_required(values, LlmConfig, where))
 
 
 def vit_from_published(values: dict[str, Any], where: Path, max_side: int | None = None) -> VitConfig:
     """Sizes of a SigLIP vision config file, whose last layer is never used."""
-    known = _required({**values, "max_side": max_side or VitConfig().max_side}, VitConfig, where)
-    return VitConfig(**{**known, "num_hidden_layers": known["num_hidden_layers"] - 1})
+    _refuse_others(values, {"hidden_act": "gelu_pytorch_tanh"}, where)
+    known = VitConfig(**_required({**values, "max_side": max_side or VitConfig().max_side}, VitConfig, where))
+    return replace(known, num_hidden_layers=known.num_hidden_layers - 1)
+
+
+def _refuse_others(values: dict[str, Any], only: dict[str, Any], where: Path) -> None:
+    for name, value in only.items():
+        if values.get(name, value) != value:
+            raise CheckpointError(
+                f"{name} is {values[name]!r}", where=str(where), remedy=f"only {value!r} is implemented"
+            )
 
 
 def _required(values: dict[str, Any], kind: type[LlmConfig] | type[VitConfig], where: Path) -> dict[str, Any]:
@@ -171,9 +179,9 @@ def _required(values: dict[str, Any], kind: type[LlmConfig] | type[VitConfig], w
     return {name: values[name] for name in names if name in values}
 
 
-def _learned_side(directory: Path) -> int | None:
-    """Side of the learned ViT position table, which no published config file tells; None without a ViT."""
-    for path in weight_files(directory):
+def _learned_side(files: list[Path]) -> int | None:
+    """Side of the learned ViT position table; None without a ViT."""
+    for path in files:
         with open_safetensors(path) as file:
             if _VIT_POSITIONS in file.keys():  # noqa: SIM118 (not a dict)
                 return isqrt(file.get_slice(_VIT_POSITIONS).get_shape()[0])

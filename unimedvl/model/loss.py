@@ -35,7 +35,7 @@ class LMHead(Linear):
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of ``hidden @ weight.T``; the weight's gradient is added up in place over the chunks."""
+    """Cross-entropy of ``hidden @ weight.T``; the weight's gradient is added up over the chunks in float32."""
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int) -> Tensor:
@@ -48,10 +48,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (grad_N,) = grads
         hidden_ND, weight_VD, labels_N = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for rows in _chunks(len(labels_N), ctx.chunk):
             # d loss / d logits = softmax - one-hot
             grad_logits = F.linear(hidden_ND[rows], weight_VD).float().softmax(dim=-1)
@@ -59,8 +60,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_logits.scatter_add_(1, labels, grad_logits.new_full((1, 1), -1.0).expand_as(labels))
             grad_logits = grad_logits.mul_(grad_N[rows, None]).to(weight_VD.dtype)
             torch.mm(grad_logits, weight_VD, out=grad_hidden[rows])
-            grad_weight.addmm_(grad_logits.T, hidden_ND[rows])
-        return grad_hidden, grad_weight, None, None
+            if grad_weight is None:
+                continue
+            if weight_VD.dtype is torch.float32:
+                grad_weight.addmm_(grad_logits.T, hidden_ND[rows])
+            else:
+                grad_weight += grad_logits.T @ hidden_ND[rows]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None, None
 
 
 def _chunks(count: int, size: int) -> list[slice]:

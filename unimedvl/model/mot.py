@@ -219,22 +219,26 @@ class LanguageModel(nn.Module):
         self.lm_head = LMHead(config.hidden_size, config.vocab_size)
 
 
-# The results worth their memory: everything that costs a matrix product.
+# The results worth their memory: everything that costs a matrix product. By name, since a backend's operators exist
+# only where it is installed.
 _KEPT = frozenset(
     {
-        torch.ops.aten.mm.default,
-        torch.ops.aten.addmm.default,
-        torch.ops.aten._scaled_dot_product_flash_attention.default,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-        torch.ops.aten._scaled_dot_product_efficient_attention.default,
-        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-        torch.ops.higher_order.flex_attention,
+        "aten.mm",
+        "aten.addmm",
+        "aten._scaled_dot_product_flash_attention",
+        "aten._scaled_dot_product_flash_attention_for_cpu",
+        "aten._scaled_dot_product_efficient_attention",
+        "aten._scaled_dot_product_cudnn_attention",
+        "flash_attn._flash_attn_varlen_forward",
+        "torch_attn._varlen_attn",
+        "flex_attention",
     }
 )
 
 
 def _policy(ctx: object, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = str(getattr(op, "overloadpacket", op)) in _KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _direct(layer: nn.Module, hidden: Streams, stage_on: StageOn) -> Streams:

@@ -9,6 +9,7 @@ import functools
 import logging
 from collections.abc import Collection, Sequence
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +143,12 @@ class UniMedVL(nn.Module):
             DataError: latents are not encoded yet, rows do not match, or an id or index is out of range.
         """
         self._check(batch, cache)
+        if checkpointing not in get_args(Checkpointing):
+            raise ConfigError(
+                f"checkpointing is {checkpointing!r}",
+                where="forward",
+                remedy=f"use {', '.join(get_args(Checkpointing))}",
+            )
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
                 return self._forward(batch, cache, checkpointing)
@@ -172,7 +179,9 @@ class UniMedVL(nn.Module):
         text_ND = self.language_model.model.embed_tokens(batch.text_ids)
         if not self.config.visual_und or (cache is not None and not batch.vit_lengths):
             return text_ND
-        plan = self._plan(image_documents(batch.vit_lengths), self.device)
+        vit = self.config.vit
+        head_dim = vit.hidden_size // vit.num_attention_heads
+        plan = self._plan(image_documents(batch.vit_lengths), self.device, head_dim)
         patches = batch.vit_patches.to(self.dtype)
         vit_VD = self.connector(self.vit_model(patches, batch.vit_position_ids, plan))
         vit_VD = vit_VD + self.vit_pos_embed(batch.vit_position_ids)
@@ -209,7 +218,7 @@ class UniMedVL(nn.Module):
             gen_index=gen_index,
             cos=cos,
             sin=sin,
-            plan=self._plan(documents, device),
+            plan=self._plan(documents, device, llm.head_dim),
             write=_keep_as_is if cache is None else _cache_writer(documents, cache, device),
         )
 
@@ -221,7 +230,7 @@ class UniMedVL(nn.Module):
         logits = ce = velocity = squared_error = None
         if len(batch.logit_index):
             logits = head(und_rows(batch.logit_index))
-        if len(batch.ce_index) or (lockstep and logits is None):
+        if len(batch.ce_index) or lockstep:
             ce = head(und_rows(batch.ce_index), batch.ce_labels)
         if hidden.gen is not None and (len(batch.velocity_index) or lockstep):
             gen_rows = torch.searchsorted(batch.latent_index, batch.velocity_index)
@@ -229,16 +238,24 @@ class UniMedVL(nn.Module):
             if batch.noise is not None and batch.latents is not None:
                 target = (batch.noise - batch.latents).index_select(0, gen_rows)
                 squared_error = (velocity.float() - target).square()
+        elif lockstep and not batch.latent_shapes:
+            squared_error = hidden.und.new_zeros(0, self.config.latent_dim, dtype=torch.float32)
         return ModelOutput(logits, velocity, ce, batch.ce_weights if ce is not None else None, squared_error)
 
-    def _plan(self, documents: list[Document], device: torch.device) -> AttentionPlan:
+    def _plan(self, documents: list[Document], device: torch.device, head_dim: int) -> AttentionPlan:
         training = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        backend, reason = choose_backend(self.attention, device, self.dtype, training=training)
+        backend, reason = choose_backend(self.attention, device, self.dtype, head_dim, training=training)
         _announce(backend, reason)
         return make_plan(backend, documents, device)
 
     def _check(self, batch: PackedBatch, cache: Sequence[CacheRow] | None) -> None:
         """Refuse what can be told from the host alone."""
+        if batch.text_ids.device != self.device:
+            raise DataError(
+                f"the batch is on {batch.text_ids.device}, the model on {self.device}",
+                where="packed batch",
+                remedy="move it with batch.to(model.device)",
+            )
         for half, present, count in (
             ("visual_und", self.config.visual_und, len(batch.vit_lengths)),
             ("visual_gen", self.config.visual_gen, len(batch.latent_shapes)),
@@ -265,11 +282,16 @@ class UniMedVL(nn.Module):
             )
         if len({id(row) for row in cache}) != len(cache) or len({id(row.cache) for row in cache}) != 1:
             raise DataError("the same row twice, or rows of two caches", remedy="give different rows of one cache")
-        pool = cache[0].cache.keys[0]
-        if (pool.dtype, pool.device) != (self.dtype, self.layer_devices[0]):
+        pools, llm = cache[0].cache.keys, self.config.llm
+        here = (pools[0].dtype, pools[0].device, len(pools), *pools[0].shape[1:])
+        first = _runs_on(self.language_model.model.layers[0])
+        wanted = (self.dtype, first, llm.num_hidden_layers, llm.num_key_value_heads, llm.head_dim)
+        if here != wanted:
+            words = "{} on {}, {} layers, {} heads of {}"
             raise DataError(
-                f"the cache is {pool.dtype} on {pool.device}, the model {self.dtype} on {self.layer_devices[0]}",
-                remedy="make the cache with the model's dtype and device",
+                f"the cache is {words.format(*here)}; the model is {words.format(*wanted)}",
+                where="cache",
+                remedy="make the cache with the model's config, dtype and device",
             )
         noised = {split.document for split in batch.splits if split.mode == "noise"}
         mixed = noised & {split.document for split in batch.splits if split.mode != "noise"}
@@ -299,8 +321,9 @@ def _cache_writer(documents: list[Document], rows: Sequence[CacheRow], device: t
     slot_index = torch.tensor(slots).to(device, non_blocking=True)
 
     def write(layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        pool.keys[layer].index_copy_(0, slot_index, keys)
-        pool.values[layer].index_copy_(0, slot_index, values)
+        # Under autocast the projections have another dtype than the weights, and the cache that of the weights.
+        pool.keys[layer].index_copy_(0, slot_index, keys.to(pool.keys[layer].dtype))
+        pool.values[layer].index_copy_(0, slot_index, values.to(pool.values[layer].dtype))
         return pool.keys[layer], pool.values[layer]
 
     return write

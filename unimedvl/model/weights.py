@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -60,7 +60,7 @@ def load_model(
         ConfigError: a setting cannot work.
     """
     directory = resolve_directory(path_or_id)
-    config = read_config(directory, **changes)
+    config = read_config(directory, weights, **changes)
     with on_meta():
         model = UniMedVL(config, attention)
         whole = replace(config, visual_und=True, visual_gen=True)
@@ -135,7 +135,7 @@ def assign_tensors(
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     state: dict[str, Tensor] = {}
-    unexpected, misshapen = [], []
+    unexpected, misshapen, doubled = [], [], []
     for stored, read in read_tensors(files, skip=ignored):
         name = names.get(stored)
         if name is None:
@@ -145,10 +145,12 @@ def assign_tensors(
         if tensor.shape != shapes[name]:
             misshapen.append(f"{stored} is {tuple(read.shape)} but the model has {tuple(shapes[name])}")
             continue
+        if name in state:
+            doubled.append(stored)
         state[name] = tensor.to(device, dtype or tensor.dtype)
     misfit = {stored.split(" ")[0] for stored in misshapen}
     missing = [stored for stored, name in names.items() if name not in state and stored not in misfit]
-    _report(files, missing, unexpected, misshapen)
+    _report(files, {"missing": missing, "unexpected": unexpected, "misshapen": misshapen, "doubled": doubled})
     module.load_state_dict(state, strict=False, assign=True)
 
 
@@ -169,10 +171,9 @@ def read_tensors(files: Iterable[Path], skip: Container[str] = ()) -> Iterator[t
                     yield name, file.get_tensor(name)
 
 
-def _report(files: Sequence[Path], missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
+def _report(files: Sequence[Path], kinds: Mapping[str, list[str]]) -> None:
     """Raise one error for everything that does not fit."""
-    kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]
+    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise CheckpointError(
             f"tensors do not fit the model; {'; '.join(problems)}",
@@ -191,7 +192,7 @@ def save_checkpoint(
     model: UniMedVL,
     autoencoder: Autoencoder | None = None,
     *,
-    weights: str = "ema",
+    weights: Mapping[str, Mapping[str, Tensor]] | None = None,
     tokenizer_from: str | Path | None = None,
     max_shard_size: str | None = None,
 ) -> None:
@@ -199,20 +200,24 @@ def save_checkpoint(
 
     Args:
         directory: must not exist yet, or be empty.
-        weights: ``ema`` or ``model``, the name of the weights file.
+        weights: state dicts by file, ``ema`` and ``model``; by default the model's own as ``ema``. Weights that are
+            scattered over ranks must be gathered first.
         tokenizer_from: directory whose tokenizer files are copied.
         max_shard_size: such as ``"5GB"``; one file if None, as published.
 
     Raises:
-        CheckpointError: the directory holds something, or the tokenizer files are absent.
+        CheckpointError: the directory holds something, tensors do not fit the model, or tokenizer files are absent.
     """
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError("the target is not empty", where=str(target), remedy="save to a new directory")
+    states = {"ema": model.state_dict()} if weights is None else weights
+    _check_states(model, states)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write_tensors(aside, weights, model.state_dict(), max_shard_size)
+        for name, state in states.items():
+            _write_tensors(aside, name, state, max_shard_size)
         if autoencoder is not None:
             _write_tensors(aside, AUTOENCODER, published_tensors(autoencoder), None)
         for name, values in published_configs(model.config).items():
@@ -226,6 +231,24 @@ def save_checkpoint(
         raise
 
 
+def _check_states(model: UniMedVL, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse what could not be loaded again: other names or shapes than the config says, or no storage."""
+    with on_meta():
+        shapes = {name: tensor.shape for name, tensor in UniMedVL(model.config).state_dict().items()}
+    for file, state in states.items():
+        if file not in get_args(WeightSet)[1:]:
+            raise CheckpointError(f"no weights are called {file!r}", where="weights", remedy="save ema, model or both")
+        wrong = list(shapes.keys() ^ state.keys())
+        wrong += [name for name, shape in shapes.items() if name in state and state[name].shape != shape]
+        wrong += [name for name, tensor in state.items() if tensor.is_meta]
+        if wrong:
+            raise CheckpointError(
+                f"{len(wrong)} tensors are missing, unexpected, misshapen or empty: {_some(wrong)}",
+                where=f"{file} weights",
+                remedy="gather the full weights of this model's config before saving",
+            )
+
+
 def published_tensors(autoencoder: Autoencoder) -> dict[str, Tensor]:
     """The autoencoder's tensors as ``ae.safetensors`` names and shapes them."""
     state = autoencoder.state_dict()
@@ -236,7 +259,7 @@ def published_tensors(autoencoder: Autoencoder) -> dict[str, Tensor]:
     }
 
 
-def _write_tensors(directory: Path, stem: str, tensors: dict[str, Tensor], max_shard_size: str | None) -> None:
+def _write_tensors(directory: Path, stem: str, tensors: Mapping[str, Tensor], max_shard_size: str | None) -> None:
     from huggingface_hub import split_torch_state_dict_into_shards
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from tests.layouts import SPECIAL, random_sample, samples_of_kinds
 from unimedvl.config import ModelConfig
 from unimedvl.data.packing import pack
-from unimedvl.errors import DataError
+from unimedvl.errors import ConfigError, DataError
 from unimedvl.types import TextSegment, VaeSegment, VitSegment
 
 TINY = ModelConfig.preset("tiny")
@@ -65,6 +67,31 @@ def test_moving_keeps_types():
     assert pixels.latent_pixels[0].device.type == "meta"
 
 
+def target(**changes):
+    values = {"latent": torch.zeros(4, 2, 2), "noised": True, "timestep": 0.5, "noise": torch.zeros(4, 2, 2)}
+    return VaeSegment(**{**values, **changes})
+
+
+def test_a_loss_segment_of_one_token_predicts_nothing():
+    batch = pack([(TextSegment((5,), loss=True),)], TINY, SPECIAL, reweight_ce=True)
+    assert len(batch.ce_index) == len(batch.ce_weights) == 0
+
+
+def test_interpolated_positions():
+    config = dataclasses.replace(TINY, position_mode="interpolate")
+    batch = pack([(VitSegment(torch.zeros(3, 28, 28)), VaeSegment(latent=torch.zeros(4, 4, 4)))], config, SPECIAL)
+    assert batch.vit_position_ids.tolist() == [0, 5, 50, 55]
+    assert batch.latent_position_ids.tolist() == [0, 8, 128, 136]
+
+
+def test_bad_arguments():
+    text = (TextSegment((1, 2)),)
+    with pytest.raises(ConfigError, match="logits is 'lst'.*none, last, all"):
+        pack([text], TINY, SPECIAL, logits="lst")
+    with pytest.raises(DataError, match="1 start positions for 2 samples"):
+        pack([text, text], TINY, SPECIAL, start_positions=[0])
+
+
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
@@ -76,6 +103,20 @@ def test_moving_keeps_types():
         ((VitSegment(torch.zeros(3, 15, 14)),), "15 x 14 does not divide into patches of 14"),
         ((VitSegment(torch.zeros(3, 14, 154)),), "grid of 1 x 11 patches is larger than the position table of 10 x 10"),
         ((VaeSegment(latent=torch.zeros(4, 2, 34)),), "grid of 1 x 17 patches is larger than .*16 x 16"),
+        (
+            (VitSegment(torch.zeros(1, 14, 14)),),
+            r"float32 of shape \(1, 14, 14\) \(ViT segment\).*\(3, height",
+        ),
+        ((VitSegment(torch.zeros(3, 14, 14, dtype=torch.uint8)),), "uint8 of shape"),
+        ((VitSegment(torch.zeros(3, 0, 14)),), r"shape \(3, 0, 14\)"),
+        ((VaeSegment(latent=torch.zeros(3, 2, 2)),), r"shape \(3, 2, 2\) \(VAE segment\).*\(4, height"),
+        ((VaeSegment(pixels=torch.zeros(1, 16, 16)),), r"shape \(1, 16, 16\)"),
+        ((target(timestep=500.0),), "a noised image at timestep 500.0 with noise"),
+        ((target(timestep=float("nan")),), "a noised image at timestep nan"),
+        ((target(noised=False, timestep=0.7),), "a clean image at timestep 0.7"),
+        ((target(noised=False, timestep=0.0),), "a clean image at timestep 0.0 with noise"),
+        ((target(noise=torch.zeros(4, 4, 1)),), r"noise of shape \(4, 4, 1\) for a latent of \(4, 2, 2\)"),
+        ((target(), target(noise=None)), "1 of 2 noised segments come with noise"),
         (
             (VaeSegment(latent=torch.zeros(4, 2, 2)), VaeSegment(pixels=torch.zeros(3, 16, 16))),
             "some VAE segments of the batch hold pixels, others a latent",

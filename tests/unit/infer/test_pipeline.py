@@ -195,7 +195,7 @@ def test_a_checkpoint_without_the_autoencoder_still_answers(tiny_model, tiny_dir
         (lambda p, i: p.understand([i[0], i[1]], ["a", "b"]), DataError, "2 prompts and 2 single images.*one list"),
         (lambda p, i: p.edit([], "Stain."), DataError, "edit needs an image"),
         (lambda p, i: p.interleave([]), DataError, "nothing to start from"),
-        (lambda p, i: p.generate("a", step=3), ConfigError, "no option is called 'step'.*known are .*steps"),
+        (lambda p, i: p.generate("a", step=3), ConfigError, "no option is called 'step'.*known: .*steps"),
         (lambda p, i: p.generate("a", preset="best"), ConfigError, "no preset is called 'best'.*t2i, edit, none"),
         (lambda p, i: p.edit([i[0]], "a", mode="fast"), ConfigError, "no mode is called 'fast'"),
         (lambda p, i: p.understand(["/nowhere.png"], "a"), DataError, "no such file"),

@@ -47,6 +47,14 @@ def test_renorm_holds_the_norm():
     assert (per_token.norm(dim=-1) <= full.norm(dim=-1) * (1 + 1e-5)).all()
 
 
+def test_renorm_min_limits_the_scaling():
+    full, text = torch.randn(2, 6, 4).unbind(0)
+    raw = text + 5.0 * (full - text)
+    held = Guidance(5.0, renorm="global", renorm_min=0.9).combine(full, text, None)
+    assert full.norm() < 0.9 * raw.norm(), "the case would be scaled further"
+    torch.testing.assert_close(held, 0.9 * raw)
+
+
 def test_unknown_renorm():
     with pytest.raises(ConfigError, match="renorm is 'none'.*global, channel, text_channel"):
         Guidance(renorm="none")

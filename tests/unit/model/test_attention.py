@@ -82,6 +82,25 @@ def test_flex_equals_sdpa(batch, seed):
         torch.testing.assert_close(FlexPlan(batch, CPU)(*tensors), SdpaPlan(batch, CPU)(*tensors), atol=ATOL, rtol=1e-5)
 
 
+def test_flex_over_several_blocks_equals_sdpa():
+    """Documents and splits that begin and end inside blocks of 128."""
+    parts = [((150, "causal"), (200, "full"), (70, "noise")), ((9, "full"), (190, "causal")), ((151, "noise"),)]
+    batch, start = [], 0
+    for splits in parts:
+        length = sum(count for count, _ in splits)
+        batch.append(Document(start, splits, ((start, length),)))
+        start += length
+    tensors = [tensor.detach() for tensor in inputs(batch)]
+    expected = naive(*tensors, reference_mask(batch))
+    torch.testing.assert_close(FlexPlan(batch, CPU)(*tensors), expected, atol=ATOL, rtol=1e-5)
+    torch.testing.assert_close(SdpaPlan(batch, CPU)(*tensors), expected, atol=ATOL, rtol=1e-5)
+
+
+def test_small_heads_are_refused_by_flex():
+    with pytest.raises(ConfigError, match="heads of at least 16, the model's are 12.*use sdpa"):
+        choose_backend("flex", torch.device("cuda"), torch.bfloat16, 12, training=True)
+
+
 @given(documents())
 @settings(max_examples=60, deadline=None)
 def test_dense_mask_equals_brute_force(batch):
@@ -164,7 +183,7 @@ def test_documents_of_groups_splits():
 )
 def test_refused_requests_name_the_remedy(name, device, dtype, training, message):
     with pytest.raises(ConfigError, match=message):
-        choose_backend(name, torch.device(device), dtype, training=training)
+        choose_backend(name, torch.device(device), dtype, 64, training=training)
 
 
 def test_flex_refuses_gradients_on_the_cpu():
@@ -174,14 +193,15 @@ def test_flex_refuses_gradients_on_the_cpu():
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "training", "expected"),
+    ("device", "dtype", "head_dim", "training", "expected"),
     [
-        ("cpu", torch.float32, True, "sdpa"),
-        ("cuda", torch.bfloat16, True, "flex"),
-        ("cuda", torch.float32, False, "sdpa"),
+        ("cpu", torch.float32, 64, True, "sdpa"),
+        ("cuda", torch.bfloat16, 64, True, "flex"),
+        ("cuda", torch.bfloat16, 12, True, "sdpa"),
+        ("cuda", torch.float32, 64, False, "sdpa"),
     ],
 )
-def test_auto_picks_by_device(device, dtype, training, expected):
-    backend, reason = choose_backend("auto", torch.device(device), dtype, training=training)
+def test_auto_picks_by_device(device, dtype, head_dim, training, expected):
+    backend, reason = choose_backend("auto", torch.device(device), dtype, head_dim, training=training)
     assert backend == expected
     assert reason

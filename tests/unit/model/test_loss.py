@@ -23,6 +23,32 @@ def test_chunked_cross_entropy_equals_the_plain_one(rows):
     torch.testing.assert_close(chunked, gradients, atol=1e-6, rtol=1e-5)
 
 
+def test_bfloat16_gradients_do_not_degrade_with_chunks():
+    """Every chunk's share is added in float32: 64 chunks are as good as one."""
+    hidden, labels = torch.randn(512, 16), torch.randint(0, 40, (512,))
+    weight = torch.randn(40, 16)
+    exact = LMHead(16, 40)
+    errors = []
+    with torch.no_grad():
+        exact.weight.copy_(weight.bfloat16().float())
+    exact(hidden.bfloat16().float(), labels).sum().backward()
+    for chunk in (512, 8):
+        head = LMHead(16, 40).bfloat16()
+        with torch.no_grad():
+            head.weight.copy_(weight)
+        head(hidden.bfloat16(), labels, chunk=chunk).sum().backward()
+        errors.append((head.weight.grad.float() - exact.weight.grad).norm() / exact.weight.grad.norm())
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_a_frozen_head_costs_no_weight_gradient():
+    head, hidden = LMHead(16, 40).requires_grad_(False), torch.randn(9, 16, requires_grad=True)
+    with OpCounter() as counter:
+        head(hidden, torch.zeros(9, dtype=torch.int64), chunk=4).sum().backward()
+    assert hidden.grad is not None
+    assert counter.ops["aten.addmm_"] == 0
+
+
 def test_logits_exist_for_one_chunk_at_a_time():
     """No tensor of the forward or the backward has more rows of logits than a chunk."""
 

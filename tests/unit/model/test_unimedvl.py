@@ -17,7 +17,9 @@ from unimedvl.errors import ConfigError, DataError
 from unimedvl.model import unimedvl as module_under_test
 from unimedvl.model.cache import KVCache
 from unimedvl.model.loss import training_loss
+from unimedvl.model.mot import rotary_factors
 from unimedvl.model.unimedvl import UniMedVL
+from unimedvl.profiling import OpCounter
 from unimedvl.types import TextSegment, VaeSegment
 
 # float32 on logits and velocities of order 1, through three layers, with sums taken in another order.
@@ -133,13 +135,95 @@ def test_a_forked_row_continues_like_its_own(tiny_model):
         )
 
 
-@pytest.mark.parametrize("kinds", [["text_loss"], ["vit", "text_loss"], ["text", "noised"], ["text"]])
-def test_every_parameter_gets_a_gradient_whatever_the_batch_holds(tiny_model, kinds):
+@pytest.mark.parametrize("logits", ["none", "all"])
+@pytest.mark.parametrize(
+    "kinds", [["text_loss"], ["vit", "text_loss"], ["text", "noised"], ["text"], ["clean", "text_loss"]]
+)
+def test_every_parameter_gets_a_gradient_whatever_the_batch_holds(tiny_model, kinds, logits):
     """Ranks that share sharded parameters must reduce the same gradients, zeros included."""
-    output = tiny_model(packed([random_sample(0, TINY, kinds)]))
+    calls = []
+    hook = tiny_model.language_model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    output = tiny_model(packed([random_sample(0, TINY, kinds)], logits=logits))
+    hook.remove()
+    assert len(calls) == (1 if logits == "none" else 2), "the same calls on every rank"
     training_loss(output.ce_sum, output.ce_count, output.mse_sum, output.mse_count).backward()
     assert [name for name, parameter in tiny_model.named_parameters() if parameter.grad is None] == []
     assert all(parameter.grad.isfinite().all() for parameter in tiny_model.parameters())
+
+
+def test_loss_weights_count(tiny_model):
+    """Sum of w * ce over sum of w, w = 1 / sqrt(tokens predicted)."""
+    samples = [random_sample(n, TINY, ["text_loss"]) for n in (1, 2)]
+    with torch.no_grad():
+        plain = tiny_model(packed(samples))
+        weighted = tiny_model(packed(samples, reweight_ce=True))
+    counts = [len(sample[0].token_ids) - 1 for sample in samples]
+    assert counts[0] != counts[1]
+    sums = [part.sum() for part in plain.ce.split(counts)]
+    expected = sum(total * count**-0.5 for total, count in zip(sums, counts, strict=True))
+    torch.testing.assert_close(weighted.ce_sum, expected)
+    assert weighted.ce_count.item() == pytest.approx(sum(count**0.5 for count in counts))
+
+
+def test_half_models_give_losses_too(tiny_directory, tiny_changes):
+    from unimedvl.model.weights import load_model
+
+    for half in ("visual_und", "visual_gen"):
+        model = load_model(tiny_directory, **tiny_changes, **{half: False})
+        output = model(packed([random_sample(0, TINY, ["text_loss"])]))
+        training_loss(output.ce_sum, output.ce_count, output.mse_sum, output.mse_count).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_sums_of_a_forward_without_losses_say_why(tiny_model):
+    sample = without_noise(random_sample(0, TINY, ["noised"]))
+    with pytest.raises(DataError, match="made no losses.*give noised images their noise"):
+        _ = tiny_model(packed([sample])).mse_sum
+
+
+@pytest.mark.parametrize(("kind", "matmuls"), [("none", 0), ("selective", 0), ("full", 1)])
+def test_checkpointing_recomputes_what_it_says(tiny_model, kind, matmuls):
+    """Selective keeps every matrix product and attention; full computes the layers' once more."""
+    batch = packed([random_sample(0, TINY, ["vit", "text_loss", "noised"])])
+    counts = {}
+    for each in ("none", kind):
+        with OpCounter() as counter:
+            output = tiny_model(batch, checkpointing=each)
+            (output.ce_sum + output.mse_sum).backward()
+        counts[each] = counter.ops
+    products = ("aten.mm", "aten.addmm", "aten._scaled_dot_product_flash_attention_for_cpu")
+    more = sum(counts[kind][name] - counts["none"][name] for name in products)
+    # Per layer and expert three biased and four plain products, and one attention of both; the last product is
+    # spared, since no gradient needs its result.
+    assert more == matmuls * TINY.llm.num_hidden_layers * (2 * 7 + 1 - 1)
+    if kind != "none":
+        assert counts[kind]["aten.silu"] == 2 * counts["none"]["aten.silu"] - (counts["none"]["aten.silu"] % 2)
+
+
+def test_rotary_angles_are_float32_in_a_bfloat16_model(tiny_model):
+    """bfloat16 cannot tell positions above 256 apart."""
+    cos, sin = rotary_factors(torch.tensor([3000, 3001]), 16, 1e6, torch.bfloat16)
+    exact = 3000 * 1e6 ** -(torch.arange(0, 16, 2, dtype=torch.float64) / 16)
+    # Angles of 3000 in float32 are off by 1e-4, and the result is rounded to 8 bits.
+    torch.testing.assert_close(cos[0, 0, :8].double(), exact.cos(), atol=5e-3, rtol=0)
+    torch.testing.assert_close(sin[0, 0, :8].double(), exact.sin(), atol=5e-3, rtol=0)
+    assert not torch.equal(cos[0], cos[1])
+
+
+def test_a_cached_forward_has_no_gradients(tiny_model):
+    row = KVCache(TINY.llm, 64).open(64)
+    output = tiny_model(packed([random_sample(0, TINY, ["text"])], logits="last"), [row])
+    assert not output.logits.requires_grad
+    assert not row.cache.keys[0].requires_grad
+
+
+def test_decoding_under_autocast(tiny_model):
+    row = KVCache(TINY.llm, 64).open(64)
+    batch = packed([random_sample(0, TINY, ["text"])], logits="last")
+    expected = tiny_model(batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = tiny_model(batch, [row]).logits
+    torch.testing.assert_close(logits.float(), expected, atol=0.1, rtol=0.05)  # 8 bits through three layers
 
 
 def test_losses_are_sums_over_samples(tiny_model):
@@ -236,7 +320,14 @@ def test_bad_values_are_named(tiny_model, field, value, message):
         ("latents", lambda x: x[:-1], r"latents has shape"),
         ("position_ids", lambda x: x[:-1], r"the split lengths add to \d+ tokens, position_ids to \d+"),
         ("vit_lengths", lambda x: (x[0] + 1,), r"vit_lengths add to"),
-        ("text_index", lambda x: x.clone().fill_(0), r"placed twice"),
+        ("text_index", lambda x: x.clone().fill_(0), r"text_index does not ascend"),
+        ("vit_index", lambda x: x - 1, r"placed twice"),
+        (
+            "ce_index",
+            lambda x: x.clone().copy_(torch.arange(1, len(x) + 1)),
+            r"ce_index holds 1, which is not in text_index",
+        ),
+        ("velocity_index", lambda x: x - 1, r"velocity_index holds \d+, which is not in latent_index"),
     ],
 )
 def test_bad_shapes_are_named(field, change, message):
@@ -255,8 +346,15 @@ def test_cache_rows_must_fit_the_batch(tiny_model):
         tiny_model(packed([text, text]), [row, row])
     with pytest.raises(DataError, match="noised image and other segments.*pass the noised image alone"):
         tiny_model(packed([image]), [row])
-    with pytest.raises(DataError, match="bfloat16.*model's dtype"):
+    with pytest.raises(DataError, match="bfloat16 on cpu.*the model is torch.float32 on cpu.*model's config, dtype"):
         tiny_model(packed([text]), [KVCache(TINY.llm, 50, dtype=torch.bfloat16).open(50)])
+    for change in ({"num_hidden_layers": 4}, {"num_key_value_heads": 4}):
+        with pytest.raises(DataError, match="the cache is .*; the model is .*model's config"):
+            tiny_model(packed([text]), [KVCache(dataclasses.replace(TINY.llm, **change), 50).open(50)])
+    with pytest.raises(DataError, match=r"the batch is on meta, the model on cpu.*batch.to"):
+        tiny_model(packed([text]).to("meta"), [row])
+    with pytest.raises(ConfigError, match="checkpointing is 'half'.*none, selective, full"):
+        tiny_model(packed([text]), checkpointing="half")
     small = cache.open(2)
     with pytest.raises(DataError, match="do not fit a cache row with room for 2"):
         tiny_model(packed([text]), [small])

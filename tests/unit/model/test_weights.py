@@ -122,6 +122,47 @@ def test_saving_is_all_or_nothing(tiny_model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
+def test_saving_both_sets(tiny_model, tmp_path):
+    raw = {name: tensor + 1 for name, tensor in tiny_model.state_dict().items()}
+    save_checkpoint(tmp_path / "both", tiny_model, weights={"ema": tiny_model.state_dict(), "model": raw})
+    assert torch.equal(
+        load_model(tmp_path / "both").llm2vae.bias + 1, load_model(tmp_path / "both", weights="model").llm2vae.bias
+    )
+
+
+def test_saving_refuses_what_could_not_be_loaded(tiny_model, tmp_path):
+    state = dict(tiny_model.state_dict())
+    cases = {
+        "no weights are called 'emma'": {"emma": state},
+        "1 tensors are missing.*: llm2vae.bias": {"ema": {n: t for n, t in state.items() if n != "llm2vae.bias"}},
+        "1 tensors .*misshapen or empty: llm2vae.bias": {"ema": {**state, "llm2vae.bias": torch.empty(0)}},
+        "1 tensors .*: llm2vae.weight": {"ema": {**state, "llm2vae.weight": state["llm2vae.weight"].to("meta")}},
+    }
+    for message, weights in cases.items():
+        with pytest.raises(CheckpointError, match=message):
+            save_checkpoint(tmp_path / "x", tiny_model, weights=weights)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_set_does_not_need_the_other(directory, tiny_changes):
+    shutil.move(directory / "ema.safetensors", directory / "model.safetensors")
+    (directory / "ema.safetensors").write_bytes(b"x")
+    assert load_model(directory, weights="model", **tiny_changes).dtype is torch.float32
+
+
+def test_a_tensor_in_two_shards(tiny_model, tmp_path):
+    save_checkpoint(tmp_path / "saved", tiny_model, max_shard_size="500KB")
+    shard = sorted((tmp_path / "saved").glob("ema-*.safetensors"))[0]
+    rewrite(shard, lambda tensors: tensors.update({"llm2vae.bias": torch.zeros(16)}))
+    with pytest.raises(CheckpointError, match="1 doubled: llm2vae.bias"):
+        load_model(tmp_path / "saved")
+
+
+def test_the_autoencoder_is_frozen(tiny_autoencoder):
+    assert not any(parameter.requires_grad for parameter in tiny_autoencoder.parameters())
+    assert not tiny_autoencoder.training
+
+
 def test_saved_directories_are_readable_like_any_other(tiny_model, tmp_path):
     save_checkpoint(tmp_path / "saved", tiny_model)
     (tmp_path / "plain").mkdir()
@@ -244,6 +285,8 @@ def test_damaged_config_files(directory, tiny_changes, name, text, message):
         ("rope_scaling", {"type": "yarn"}, CheckpointError, "rope_scaling"),
         ("num_key_value_heads", 3, ConfigError, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ("hidden_size", 0, ConfigError, "hidden_size is 0.*positive"),
+        ("num_hidden_layers", 2.5, ConfigError, "num_hidden_layers is 2.5.*positive integer"),
+        ("rope_parameters", {"rope_type": "yarn", "factor": 4}, CheckpointError, "rope_type is 'yarn'.*only 'default'"),
     ],
 )
 def test_impossible_config_values(directory, tiny_changes, key, value, error, message):
@@ -251,6 +294,26 @@ def test_impossible_config_values(directory, tiny_changes, key, value, error, me
     (directory / "llm_config.json").write_text(json.dumps({**values, key: value}))
     with pytest.raises(error, match=message):
         load_model(directory, **tiny_changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "message"),
+    [
+        ("hidden_act", "relu", CheckpointError, "hidden_act is 'relu'"),
+        ("num_hidden_layers", "3", ConfigError, "num_hidden_layers is '3'"),
+    ],
+)
+def test_impossible_vision_values(directory, tiny_changes, key, value, error, message):
+    values = json.loads((directory / "vit_config.json").read_text())
+    (directory / "vit_config.json").write_text(json.dumps({**values, key: value}))
+    with pytest.raises(error, match=message):
+        load_model(directory, **tiny_changes)
+
+
+def test_absent_rotary_settings_are_the_defaults(directory, tiny_changes, tiny_config):
+    values = json.loads((directory / "llm_config.json").read_text())
+    (directory / "llm_config.json").write_text(json.dumps({**values, "rope_parameters": None}))
+    assert read_config(directory, **tiny_changes) == tiny_config
 
 
 def test_unknown_own_setting(directory, tiny_config):
