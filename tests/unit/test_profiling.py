@@ -89,7 +89,7 @@ def test_guided_flow_pass(deep_model):
     assert output.velocity.shape == (3 * 16, DEEP.latent_dim)
     assert not counter.syncs
     # The fork's prefix is gathered for attention: two more operators a layer than without.
-    assert sum(counter.ops.values()) <= 2640
+    assert sum(counter.ops.values()) <= 2840
 
 
 @pytest.mark.gpu

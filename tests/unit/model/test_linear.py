@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from unimedvl.model.linear import Linear
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 9])
+@pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("width", [12, 7])
 def test_equals_torch(rows, bias, width):
