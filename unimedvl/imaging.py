@@ -78,14 +78,16 @@ def read_image(source: str | Path | bytes | Image.Image, options: ReadOptions | 
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _file_bytes(Path(source))
     if data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom")):
-        return _from_dicom(data, name, options)
+        from unimedvl.dicom import from_dicom
+
+        return from_dicom(data, name, options)
     if name.lower().endswith((".nii", ".nii.gz")) or data[344:348] in (b"n+1\0", b"ni1\0"):
         return _from_nifti(data, name, options)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
-            image.seek(_frame_in(getattr(image, "n_frames", 1), options.frame, name))
+            image.seek(frame_in(getattr(image, "n_frames", 1), options.frame, name))
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(str(error), where=name, remedy="crop or shrink the image first") from error
@@ -149,15 +151,27 @@ def _from_pillow(image: Image.Image, name: str, options: ReadOptions) -> ReadIma
         steps.append("turned upright by its EXIF orientation")
     if image.mode in _DEEP_MODES or options.window:
         deep = np.asarray(image if image.mode in _DEEP_MODES else image.convert("L"), dtype=np.float64)
-        gray = _gray(deep, options.window, steps)
-        return ReadImage(gray, name, tuple(steps))
+        deep_image = gray(deep, options.window, steps)
+        return ReadImage(deep_image, name, tuple(steps))
     if image.mode != "RGB":
         steps.append(f"{image.mode} to RGB" + (", transparency on white" if "A" in image.mode.upper() else ""))
     return ReadImage(to_rgb(image), name, tuple(steps))
 
 
-def _gray(values: NDArray[Any], window: tuple[float, float] | None, steps: list[str]) -> Image.Image:
-    """8-bit RGB of one gray plane, by window or by its own range; appends what it did to ``steps``."""
+def gray(values: NDArray[Any], window: tuple[float, float] | None, steps: list[str]) -> Image.Image:
+    """8-bit RGB of one gray plane, by window or by its own range; appends what it did to ``steps``.
+
+    Undefined values become the lowest.
+
+    Raises:
+        DataError: the window has no width, or no value is defined.
+    """
+    defined = np.isfinite(values)
+    if not defined.any():
+        raise DataError("no pixel has a value", where="image", remedy="choose another slice or file")
+    if not defined.all():
+        steps.append(f"{values.size - int(defined.sum())} undefined values set to the lowest")
+        values = np.where(defined, values, values[defined].min())
     if window is not None:
         center, width = window
         if width <= 0:
@@ -167,62 +181,31 @@ def _gray(values: NDArray[Any], window: tuple[float, float] | None, steps: list[
     else:
         low, high = float(values.min()), float(values.max())
         steps.append(f"range {low:g} to {high:g} scaled to 8 bits")
+    return spread(values, low, high)
+
+
+def spread(values: NDArray[Any], low: float, high: float) -> Image.Image:
+    """8-bit RGB of one gray plane, ``low`` black and ``high`` white."""
     scaled = np.clip((values - low) / ((high - low) or 1.0), 0, 1) * 255
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 
 
-def _frame_in(count: int, frame: int, name: str) -> int:
+def frame_in(count: int, frame: int, name: str) -> int:
+    """``frame``, if there are so many.
+
+    Raises:
+        DataError: there are not.
+    """
     if not 0 <= frame < count:
         raise DataError(f"frame {frame} of {count}", where=name, remedy=f"choose a frame from 0 to {count - 1}")
     return frame
-
-
-def _from_dicom(data: bytes, name: str, options: ReadOptions) -> ReadImage:
-    try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-    except ImportError as error:
-        raise DataError("DICOM needs pydicom", where=name, remedy="pip install 'unimedvl[io]'") from error
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
-        frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
-        steps = [f"DICOM frame {_frame_in(frames, options.frame, name)} of {frames}"]
-        pixels = pixel_array(dataset, index=options.frame)
-    except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"the DICOM file is damaged: {error}", where=name, remedy="copy it again") from error
-    except RuntimeError as error:  # no decoder for the transfer syntax
-        reason = str(error).splitlines()[0]
-        raise DataError(reason, where=name, remedy="pip install 'unimedvl[io]' for more decoders") from error
-    if pixels.ndim == 3:
-        color = Image.fromarray(_eight_bits(pixels, steps))
-        return ReadImage(color, name, tuple(steps))
-    values = apply_modality_lut(pixels, dataset).astype(np.float64)
-    if "RescaleSlope" in dataset or "ModalityLUTSequence" in dataset:
-        steps.append("modality LUT")
-    window = options.window
-    if window is None and ("WindowCenter" in dataset or "VOILUTSequence" in dataset):
-        values = np.asarray(apply_voi_lut(values if "WindowCenter" in dataset else pixels, dataset), dtype=np.float64)
-        steps.append("window of the file" if "WindowCenter" in dataset else "VOI LUT of the file")
-    image = _gray(values, window, steps)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        image = ImageOps.invert(image)
-        steps.append("MONOCHROME1 inverted")
-    return ReadImage(image, name, tuple(steps))
-
-
-def _eight_bits(pixels: NDArray[Any], steps: list[str]) -> NDArray[np.uint8]:
-    """Color planes as 8 bits."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    steps.append(f"{pixels.dtype} color scaled to 8 bits")
-    return np.rint(pixels / max(float(pixels.max()), 1.0) * 255).astype(np.uint8)
 
 
 def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
     try:
         import nibabel
         from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
         from nibabel.wrapstruct import WrapStructError
     except ImportError as error:
         raise DataError("NIfTI needs nibabel", where=name, remedy="pip install 'unimedvl[io]'") from error
@@ -231,20 +214,21 @@ def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
 
     try:
         raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        volume = nibabel.as_closest_canonical(nibabel.Nifti1Image.from_bytes(raw))
+        kind = nibabel.Nifti2Image if raw[4:7] == b"n+2" else nibabel.Nifti1Image
+        volume = nibabel.as_closest_canonical(kind.from_bytes(raw))
         values = np.asarray(volume.dataobj, dtype=np.float64)
-    except (ImageFileError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"the NIfTI file is damaged: {reason}", where=name, remedy="copy it again") from error
     steps = []
     if values.ndim > 3:
         values = values.reshape(*values.shape[:3], -1)
-        steps.append(f"volume {_frame_in(values.shape[3], options.frame, name)} of {values.shape[3]}")
+        steps.append(f"volume {frame_in(values.shape[3], options.frame, name)} of {values.shape[3]}")
         values = values[..., options.frame]
     plane, what = _slice_of(values, options.slice, name)
     steps.append(what)
     # Canonical axes run to the right, front and top; a picture's rows run down.
-    image = _gray(np.rot90(plane), options.window, steps)
+    image = gray(np.rot90(plane), options.window, steps)
     return ReadImage(image, name, tuple(steps))
 
 

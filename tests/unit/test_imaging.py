@@ -105,14 +105,59 @@ def test_dicom_modality_lut_and_window_of_the_file(tmp_path):
     path = dicom(tmp_path, pixels, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=50, WindowWidth=100)
     read = read_image(path)
     assert "modality LUT" in read.steps
-    assert "window of the file" in read.steps
-    gray = gray_of(read)
-    assert gray[0].tolist() == [0, 0]
-    assert abs(int(gray[1, 0]) - 128) <= 2  # the standard's window is half a unit off the naive one
-    assert gray[1, 1] == 255
+    assert read.steps[-1] == "window of the file, center 50, width 100, linear"
+    # The standard: ((0 - 49.5) / 99 + 0.5) * 255 = 0 at 0 HU, and 129 at 50 HU.
+    assert gray_of(read).tolist() == [[0, 0], [129, 255]]
     own = read_image(path, ReadOptions(window=(0, 400)))
     assert gray_of(own).tolist() == [[96, 128], [159, 240]]
     assert own.steps == ("DICOM frame 0 of 1", "modality LUT", "window center 0, width 400")
+
+
+def test_dicom_windows_are_absolute(tmp_path):
+    """Values that do not fill the window are not stretched to it."""
+    pixels = np.array([[40, 60]], dtype=np.uint16)
+    linear = read_image(dicom(tmp_path, pixels, WindowCenter=[50, 9], WindowWidth=[101, 9]))
+    assert gray_of(linear).tolist() == [[103, 154]]
+    exact = dicom(tmp_path, pixels, WindowCenter=50, WindowWidth=100, VOILUTFunction="LINEAR_EXACT")
+    assert gray_of(read_image(exact)).tolist() == [[102, 153]]
+    sigmoid = dicom(tmp_path, pixels, WindowCenter=50, WindowWidth=100, VOILUTFunction="SIGMOID")
+    expected = [round(255 / (1 + np.exp(-4 * (x - 50) / 100))) for x in (40, 60)]
+    assert gray_of(read_image(sigmoid)).tolist() == [expected]
+
+
+def test_dicom_lut_of_the_file(tmp_path):
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [3, 10, 8])
+    lut.add_new("LUTData", "US", [0, 200, 100])
+    read = read_image(dicom(tmp_path, np.array([[10, 11, 12, 99]], dtype=np.uint16), VOILUTSequence=Sequence([lut])))
+    assert gray_of(read).tolist() == [[0, 200, 100, 100]]
+    assert read.steps[-1] == "VOI LUT of the file"
+
+
+def test_dicom_palette():
+    from pydicom.data import get_testdata_file
+
+    read = read_image(get_testdata_file("examples_palette.dcm", download=False))
+    assert "palette to RGB" in read.steps
+    values = np.asarray(read.image).astype(int)
+    assert np.abs(values[..., 0] - values[..., 2]).max() > 50, "it has colors"
+
+
+def test_undefined_values(tmp_path):
+    volume = np.full((4, 4, 3), 5.0, dtype=np.float32)
+    volume[0, 0, 1], volume[1, 1, 1] = np.nan, 9.0
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii")
+    read = read_image(tmp_path / "v.nii")
+    assert sorted(set(gray_of(read).ravel().tolist())) == [0, 255]
+    assert "1 undefined values set to the lowest" in read.steps
+    nibabel.save(nibabel.Nifti2Image(volume, np.eye(4)), tmp_path / "v2.nii")
+    assert np.array_equal(gray_of(read_image(tmp_path / "v2.nii")), gray_of(read))
+    nibabel.save(nibabel.Nifti1Image(volume * np.nan, np.eye(4)), tmp_path / "v.nii")
+    with pytest.raises(DataError, match="no pixel has a value"):
+        read_image(tmp_path / "v.nii")
 
 
 def test_dicom_monochrome1_is_inverted(tmp_path):

@@ -1,0 +1,96 @@
+"""One frame of a DICOM file as a picture, by the rules of the standard (PS3.3 C.7.6.3, C.11.1, C.11.2)."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unimedvl.errors import DataError
+from unimedvl.imaging import ReadImage, ReadOptions, frame_in, gray, spread
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pydicom import Dataset
+
+
+def from_dicom(data: bytes, name: str, options: ReadOptions) -> ReadImage:
+    """Modality LUT, window (the caller's, else the file's, else the range), MONOCHROME1 inverted; color as it is.
+
+    Raises:
+        DataError: the file is damaged, has no pixels, or a decoder or pydicom itself is absent.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise DataError("DICOM needs pydicom", where=name, remedy="pip install 'unimedvl[io]'") from error
+    from pydicom.errors import InvalidDicomError
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+        frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
+        steps = [f"DICOM frame {frame_in(frames, options.frame, name)} of {frames}"]
+        pixels = pixel_array(dataset, index=options.frame)
+    except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError) as error:
+        reason = _first_line(error)
+        raise DataError(f"the DICOM file is damaged: {reason}", where=name, remedy="copy it again") from error
+    except RuntimeError as error:  # no decoder for the transfer syntax
+        remedy = "pip install 'unimedvl[io]' for more decoders"
+        raise DataError(_first_line(error), where=name, remedy=remedy) from error
+    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        steps.append("palette to RGB")
+    if pixels.ndim == 3:
+        color = _eight_bits(pixels, steps)
+        return ReadImage(Image.fromarray(color), name, tuple(steps))
+    values = apply_modality_lut(pixels, dataset).astype(np.float64)
+    if "RescaleSlope" in dataset or "ModalityLUTSequence" in dataset:
+        steps.append("modality LUT")
+    image = gray(values, options.window, steps) if options.window else _shown(pixels, values, dataset, steps)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        image = ImageOps.invert(image)
+        steps.append("MONOCHROME1 inverted")
+    return ReadImage(image, name, tuple(steps))
+
+
+def _shown(pixels: NDArray[Any], values: NDArray[Any], dataset: Dataset, steps: list[str]) -> Image.Image:
+    """As the file itself wants to be shown: its first VOI LUT or window, else its range."""
+    from pydicom.pixels import apply_voi_lut
+
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        steps.append("VOI LUT of the file")
+        looked_up = apply_voi_lut(pixels if not dataset.get("ModalityLUTSequence") else values.astype(int), dataset)
+        return spread(looked_up, 0, 2**bits - 1)
+    center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if center is None or width is None or width < 1:
+        return gray(values, None, steps)
+    function = dataset.get("VOILUTFunction", "LINEAR")
+    steps.append(f"window of the file, center {center:g}, width {width:g}, {function.lower().replace('_', ' ')}")
+    if function == "SIGMOID":
+        return spread(1 / (1 + np.exp(-4 * (values - center) / width)), 0, 1)
+    if function == "LINEAR":  # the standard's: half a unit lower and one narrower
+        center, width = center - 0.5, width - 1
+    return spread(values, center - width / 2, center + width / 2)
+
+
+def _first(value: Any) -> float | None:
+    """The first of one or several numbers."""
+    if value is None or value == "":
+        return None
+    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _eight_bits(pixels: NDArray[Any], steps: list[str]) -> NDArray[np.uint8]:
+    """Color planes as 8 bits."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    steps.append(f"{pixels.dtype} color scaled to 8 bits")
+    return np.rint(pixels / max(float(pixels.max()), 1.0) * 255).astype(np.uint8)
