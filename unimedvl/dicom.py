@@ -34,42 +34,62 @@ def from_dicom(data: bytes, name: str, options: ReadOptions) -> ReadImage:
         frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
         steps = [f"DICOM frame {frame_in(frames, options.frame, name)} of {frames}"]
         pixels = pixel_array(dataset, index=options.frame)
-    except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError) as error:
+        dataset = _of_frame(dataset, options.frame)
+        palette = dataset.get("PhotometricInterpretation") == "PALETTE COLOR"
+        values = apply_color_lut(pixels, dataset) if palette else pixels
+        values = values if values.ndim == 3 else apply_modality_lut(values, dataset).astype(np.float64)
+    except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = _first_line(error)
         raise DataError(f"the DICOM file is damaged: {reason}", where=name, remedy="copy it again") from error
     except RuntimeError as error:  # no decoder for the transfer syntax
         remedy = "pip install 'unimedvl[io]' for more decoders"
         raise DataError(_first_line(error), where=name, remedy=remedy) from error
-    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, dataset)
+    if palette:
         steps.append("palette to RGB")
-    if pixels.ndim == 3:
-        color = _eight_bits(pixels, steps)
+    if values.ndim == 3:
+        color = _eight_bits(values, steps)
         return ReadImage(Image.fromarray(color), name, tuple(steps))
-    values = apply_modality_lut(pixels, dataset).astype(np.float64)
     if "RescaleSlope" in dataset or "ModalityLUTSequence" in dataset:
         steps.append("modality LUT")
-    image = gray(values, options.window, steps) if options.window else _shown(pixels, values, dataset, steps)
+    if (padding := dataset.get("PixelPaddingValue")) is not None:
+        values = np.where(pixels == padding, np.nan, values)  # no measurement: it must not count in the range
+    image = gray(values, options.window, steps) if options.window else _shown(values, dataset, steps)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         image = ImageOps.invert(image)
         steps.append("MONOCHROME1 inverted")
     return ReadImage(image, name, tuple(steps))
 
 
-def _shown(pixels: NDArray[Any], values: NDArray[Any], dataset: Dataset, steps: list[str]) -> Image.Image:
+def _of_frame(dataset: Dataset, frame: int) -> Dataset:
+    """The data set with what an enhanced file says of one frame (or of all) lifted to the top."""
+    from pydicom.dataset import Dataset as NewDataset
+
+    merged = NewDataset()
+    merged.update(dataset)
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    groups = [*(dataset.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame[frame : frame + 1]]
+    for group in groups:
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in (group.get(name) or [])[:1]:
+                merged.update(item)
+    return merged
+
+
+def _shown(values: NDArray[Any], dataset: Dataset, steps: list[str]) -> Image.Image:
     """As the file itself wants to be shown: its first VOI LUT or window, else its range."""
     from pydicom.pixels import apply_voi_lut
 
     if dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         steps.append("VOI LUT of the file")
-        looked_up = apply_voi_lut(pixels if not dataset.get("ModalityLUTSequence") else values.astype(int), dataset)
-        return spread(looked_up, 0, 2**bits - 1)
+        defined = np.nan_to_num(values, nan=float(np.nanmin(values)))
+        return spread(apply_voi_lut(np.rint(defined).astype(np.int32), dataset), 0, 2**bits - 1)
     center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is None or width is None or width < 1:
         return gray(values, None, steps)
     function = dataset.get("VOILUTFunction", "LINEAR")
     steps.append(f"window of the file, center {center:g}, width {width:g}, {function.lower().replace('_', ' ')}")
+    values = np.nan_to_num(values, nan=-np.inf)
     if function == "SIGMOID":
         return spread(1 / (1 + np.exp(-4 * (values - center) / width)), 0, 1)
     if function == "LINEAR":  # the standard's: half a unit lower and one narrower

@@ -6,8 +6,10 @@ windowed or scaled, and the result says how.
 
 from __future__ import annotations
 
+import gzip
 import io
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +83,7 @@ def read_image(source: str | Path | bytes | Image.Image, options: ReadOptions | 
         from unimedvl.dicom import from_dicom
 
         return from_dicom(data, name, options)
-    if name.lower().endswith((".nii", ".nii.gz")) or data[344:348] in (b"n+1\0", b"ni1\0"):
+    if name.lower().endswith((".nii", ".nii.gz")) or data[344:348] == b"n+1\0" or data[:2] == b"\x1f\x8b":
         return _from_nifti(data, name, options)
     try:
         with warnings.catch_warnings():
@@ -174,7 +176,7 @@ def gray(values: NDArray[Any], window: tuple[float, float] | None, steps: list[s
         values = np.where(defined, values, values[defined].min())
     if window is not None:
         center, width = window
-        if width <= 0:
+        if not (0 < width < np.inf and np.isfinite(center)):
             raise DataError(f"window width {width:g}", where="window", remedy="give center,width with a positive width")
         low, high = center - width / 2, center + width / 2
         steps.append(f"window center {center:g}, width {width:g}")
@@ -204,21 +206,15 @@ def frame_in(count: int, frame: int, name: str) -> int:
 def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
     try:
         import nibabel
-        from nibabel.filebasedimages import ImageFileError
-        from nibabel.spatialimages import HeaderDataError
-        from nibabel.wrapstruct import WrapStructError
     except ImportError as error:
         raise DataError("NIfTI needs nibabel", where=name, remedy="pip install 'unimedvl[io]'") from error
-    import gzip
-    import zlib
-
     try:
         raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         kind = nibabel.Nifti2Image if raw[4:7] == b"n+2" else nibabel.Nifti1Image
         volume = nibabel.as_closest_canonical(kind.from_bytes(raw))
         values = np.asarray(volume.dataobj, dtype=np.float64)
-    except (ImageFileError, HeaderDataError, WrapStructError, EOFError, OSError, ValueError, zlib.error) as error:
-        reason = str(error).splitlines()[0]
+    except _nifti_errors() as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"the NIfTI file is damaged: {reason}", where=name, remedy="copy it again") from error
     steps = []
     if values.ndim > 3:
@@ -230,6 +226,16 @@ def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
     # Canonical axes run to the right, front and top; a picture's rows run down.
     image = gray(np.rot90(plane), options.window, steps)
     return ReadImage(image, name, tuple(steps))
+
+
+def _nifti_errors() -> tuple[type[Exception], ...]:
+    """What nibabel and gzip raise on damaged data."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    ours = (EOFError, OSError, ValueError, TypeError, zlib.error)
+    return (ImageFileError, HeaderDataError, WrapStructError, *ours)
 
 
 def _slice_of(values: NDArray[Any], choice: Sequence[int] | None, name: str) -> tuple[NDArray[Any], str]:

@@ -29,7 +29,7 @@ def build(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settin
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"unknown setting {', '.join(unknown)}", where=where, remedy=f"known are {', '.join(known)}")
     hints = get_type_hints(kind)
-    return kind(**{name: _convert(hints[name], value, f"{where}, {name}") for name, value in values.items()})
+    return kind(**{name: convert(hints[name], value, f"{where}, {name}") for name, value in values.items()})
 
 
 def override(defaults: Settings, words: Sequence[str] = (), file: Path | None = None) -> Settings:
@@ -46,7 +46,7 @@ def override(defaults: Settings, words: Sequence[str] = (), file: Path | None = 
             read = yaml.safe_load(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError("no such settings file", where=str(file), remedy="check the path") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = str(error).replace("\n", " ")
             raise ConfigError(f"not YAML: {reason}", where=str(file), remedy="mend the file") from error
         if not isinstance(read, Mapping):
@@ -74,7 +74,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
     """``value`` as ``hint`` wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint) and isinstance(value, Mapping):
@@ -82,10 +82,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         wanted = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(wanted) == len(value):
-            return tuple(_convert(each, item, where) for each, item in zip(wanted, value, strict=True))
+            return tuple(convert(each, item, where) for each, item in zip(wanted, value, strict=True))
     if origin in (Union, types.UnionType):
         wanted = next(each for each in arguments if each is not type(None))
-        return None if value is None and type(None) in arguments else _convert(wanted, value, where)
+        return None if value is None and type(None) in arguments else convert(wanted, value, where)
     if hint is float and type(value) is int:
         return float(value)
     if (origin is Literal and value in arguments) or (isinstance(hint, type) and type(value) is hint):

@@ -117,6 +117,32 @@ def test_other_image_tasks(infer, workplace):
     assert len(paths) == 4, "no image overwrites another"
 
 
+def test_one_bad_image_of_a_folder_does_not_stop_the_others(infer, workplace):
+    (workplace / "mixed").mkdir()
+    for name in ("a.png", "c.png"):
+        (workplace / "mixed" / name).write_bytes((workplace / "scans" / "0.png").read_bytes())
+    (workplace / "mixed" / "b.png").write_text("words")
+    result = infer("caption", "--image", "mixed", *TEXT, "--json", code=2)
+    records = only_object(result)["results"]
+    assert ["error" in record for record in records] == [False, True, False]
+    assert "1 of 3 images failed" in result.stderr
+
+
+def test_reconstruction_of_several_images(infer, workplace):
+    arguments = ("reconstruct", "--image", "scans/0.png", "--image", "scans/1.png", "--out", "again", "--json")
+    records = only_object(infer(*arguments))["results"]
+    assert [record["settings"]["inputs"][0]["image"] for record in records] == ["scans/0.png", "scans/1.png"]
+    assert len({record["image"] for record in records}) == 2
+
+
+def test_published_directories_take_model_overrides(infer, tiny_directory):
+    words = ["model.max_latent_size=16", "model.vae={base_channels: 32, channel_multipliers: [1, 1, 2, 2]}"]
+    words += ["model.vae.num_res_blocks=1", "model.vae.latent_channels=4", "t2i.seed=7"]
+    arguments = ("t2i", "--model", tiny_directory, "--prompt", "x", "--size", "32x32", *DRAW, "--json")
+    record = only_object(infer(*arguments, *words, model=False))
+    assert record["settings"]["image"]["seed"] == 7
+
+
 def test_overrides_and_settings_files(infer, workplace):
     (workplace / "s.yaml").write_text("t2i: {steps: 9}\n")
     record = only_object(
@@ -158,6 +184,12 @@ def test_chat(infer):
         (("vqa", "--image", "scans/0.png", "--prompt", "x", "text.speed=1"), "unknown setting speed"),
         (("vqa", "--image", "scans/0.png", "--prompt", "x", "--dtype", "int4"), "dtype is 'int4'"),
         (("vqa", "--image", "scans/0.png", "--prompt", "x", "--attention", "flash"), "no attention backend"),
+        (("vqa", "--image", "scans/0.png", "--prompt", "x", "--device", "foo"), "device 'foo'"),
+        (("vqa", "--image", "scans/0.png", "--prompt", "x", "model.latent=3"), "unknown setting latent"),
+        (("t2i", "--prompt", "x", "--size", "32x32", "--out", "text.png/x.png"), "text.png is a file"),
+        (("t2i", "--prompt", "x", "--size", "32x32", "--out", "x.jpg"), "ends in .png"),
+        (("t2i", "--prompt", "x", "--seed", str(10**22)), "seed is"),
+        (("reconstruct", "--image", "scans", "--out", "x.png"), "3 images and one file"),
     ],
 )
 def test_bad_input_is_one_line_and_code_two(infer, workplace, arguments, message):
@@ -275,21 +307,35 @@ def test_batch_records_errors_and_goes_on(infer, workplace):
         '{"task": "paint", "prompt": "x"}',
         '{"prompt": "x"}',
         "",
+        '{"task": "vqa", "prompt": 5}',
+        '{"task": "vqa", "prompt": "x", "seed": "y"}',
+        '{"task": "t2i", "prompt": "x", "size": [32]}',
+        '{"task": "vqa", "prompt": "x", "history": ["ab"]}',
+        '{"task": "vqa", "prompt": "x", "max_new_tokens": 2.5}',
+        '{"task": "vqa", "prompt": "PARAGRAPH"}'.replace("PARAGRAPH", "a\u2028b"),
         '{"task": "vqa", "prompt": "Describe pneumonia.", "history": [["What?", "A lung."]]}',
     ]
     path = workplace / "faulty.jsonl"
     path.write_text("\n".join(rows))
     counts = only_object(infer("batch", path, *TEXT, "--batch-size", 4, "--out", "faulty", "--json"))
-    assert counts["errors"] == 6
+    assert counts["errors"] == 11
     records = content(workplace / "faulty")
-    assert sorted(records) == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert sorted(records) == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15]
     assert records[1]["text"]
-    assert records[9]["text"]
+    assert records[14]["text"]
+    assert records[15]["text"]
+    again = only_object(infer("batch", path, *TEXT, "--batch-size", 4, "--out", "faulty", "--json"))
+    assert again["done now"] == 0
     expected = {
         2: "no such file",
         3: "not JSON",
         4: "multiples of 16",
-        5: "wrong form",
+        5: "'many' (steps); give int",
+        9: "the prompt is a int",
+        10: "'y' (seed); give int",
+        11: "[32] (size)",
+        12: "a turn is no pair",
+        13: "2.5 (max_new_tokens); give int",
         6: "no task is called 'paint'",
         7: "names no task",
     }
@@ -305,6 +351,11 @@ def test_batch_refuses_results_of_other_requests(infer, workplace):
     path.write_text('{"task": "vqa", "prompt": "Another?"}\n')
     result = infer("batch", path, *TEXT, "--out", "two", code=2)
     assert "the record of line 1 belongs to another request" in result.stderr
+    path.write_text('{"task": "vqa", "prompt": "One?"}\n')
+    result = infer("batch", path, "--max-new-tokens", 5, "--out", "two", code=2)
+    assert "another request, model or setting" in result.stderr
+    (workplace / "two" / "results.jsonl").write_text("garbage\n")
+    assert "no record: 'garbage'" in infer("batch", path, *TEXT, "--out", "two", code=2).stderr
     for arguments in (("--shard", "3/3"), ("--shard", "x"), ("--batch-size", "0")):
         assert "error:" in infer("batch", path, *arguments, "--out", "three", code=2).stderr
     assert "cannot be read" in infer("batch", "absent.jsonl", code=2).stderr

@@ -135,6 +135,33 @@ def test_dicom_lut_of_the_file(tmp_path):
     read = read_image(dicom(tmp_path, np.array([[10, 11, 12, 99]], dtype=np.uint16), VOILUTSequence=Sequence([lut])))
     assert gray_of(read).tolist() == [[0, 200, 100, 100]]
     assert read.steps[-1] == "VOI LUT of the file"
+    # It looks up what the modality LUT gives, not what is stored.
+    stored = np.array([[1034, 1035]], dtype=np.uint16)
+    path = dicom(tmp_path, stored, VOILUTSequence=Sequence([lut]), RescaleSlope=1, RescaleIntercept=-1024)
+    assert gray_of(read_image(path)).tolist() == [[0, 200]]
+
+
+def test_dicom_padding_is_no_measurement(tmp_path):
+    pixels = np.array([[-2000, 0], [50, 100]], dtype=np.int16)
+    read = read_image(dicom(tmp_path, pixels, PixelPaddingValue=-2000))
+    assert gray_of(read).tolist() == [[0, 0], [128, 255]]
+
+
+def test_enhanced_dicom_frames_have_their_own_window(tmp_path):
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    def group(center):
+        window = Dataset()
+        window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, 100, "LINEAR_EXACT"
+        item = Dataset()
+        item.FrameVOILUTSequence = Sequence([window])
+        return item
+
+    groups = Sequence([group(50), group(100)])
+    path = dicom(tmp_path, np.full((2, 2, 2), 50, dtype=np.uint16), PerFrameFunctionalGroupsSequence=groups)
+    assert gray_of(read_image(path))[0, 0] == 128
+    assert gray_of(read_image(path, ReadOptions(frame=1)))[0, 0] == 0
 
 
 def test_dicom_palette():
@@ -212,9 +239,15 @@ def test_bad_files(tmp_path, monkeypatch):
     (tmp_path / "x.dcm").write_bytes(b"nothing")
     with pytest.raises(DataError, match="the DICOM file is damaged"):
         read_image(tmp_path / "x.dcm")
-    (tmp_path / "x.nii.gz").write_bytes(b"\x1f\x8bnothing")
-    with pytest.raises(DataError, match="the NIfTI file is damaged"):
-        read_image(tmp_path / "x.nii.gz")
+    for name, junk in (("x.nii.gz", b"\x1f\x8bnothing"), ("x.nii", b"junk" * 200)):
+        (tmp_path / name).write_bytes(junk)
+        with pytest.raises(DataError, match="the NIfTI file is damaged"):
+            read_image(tmp_path / name)
+    empty = dicom(tmp_path, np.zeros((2, 2), dtype=np.uint16), RescaleSlope=None, RescaleIntercept=0)
+    with pytest.raises(DataError, match="the DICOM file is damaged"):
+        read_image(empty)
+    with pytest.raises(DataError, match="window width"):
+        read_image(Image.new("L", (2, 2)), ReadOptions(window=(float("nan"), 4)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     big = png(np.zeros((12, 12), dtype=np.uint8), tmp_path)
     with pytest.raises(DataError, match="decompression bomb.*crop or shrink"):

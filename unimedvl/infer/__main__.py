@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="python -m unimedvl.infer",
         description=f"Answer about medical images, and make them. {NOTICE}",
-        epilog="After the flags, any setting can be overridden as key=value, for example edit.guidance.image_scale=1.5 "
-        "or prompts.report='Describe the heart.'",
+        epilog="After the flags, any setting can be overridden as key=value: edit.guidance.image_scale=1.5, "
+        "prompts.report='Describe the heart.' or, of the checkpoint's config, model.max_latent_size=128.",
     )
     tasks = main.add_subparsers(dest="task", required=True, metavar="TASK")
 
@@ -75,7 +75,7 @@ def _model_flags() -> argparse.ArgumentParser:
     group.add_argument("--config", type=Path, metavar="YAML", help="file of settings")
     group.add_argument("--json", action="store_true", help="print one JSON object on stdout, all else on stderr")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--seed", type=int)
     return flags
 
 

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,11 +30,11 @@ _CALL_FIELDS = ("task", "prompt", "subtask", "think", "mode", "through")
 
 @dataclass(frozen=True)
 class _Row:
-    """One request: its line, and what it asks, unless it cannot be read."""
+    """One request: its line, and what it asks, or why it cannot be read."""
 
     line: int
     digest: str
-    call: Call | UniMedVLError
+    call: Call | str
     name: Any = None
 
 
@@ -53,19 +54,22 @@ def run_batch(
     if options.batch_size < 1:
         raise ConfigError(f"batch size {options.batch_size}", where="batch-size", remedy="give at least 1")
     lines = _lines(options.requests, shard, shards)
-    options.out.mkdir(parents=True, exist_ok=True)
+    digest_of = partial(
+        _digest, context=(options.model, options.weights, options.dtype, options.model_words, settings, reading)
+    )
     results = options.out / ("results.jsonl" if shards == 1 else f"results-{shard}-of-{shards}.jsonl")
-    done = _done(results, lines)
+    done = _done(results, lines, digest_of)
     waiting = [(number, text) for number, text in lines.items() if number not in done]
     counts = {"requests": len(lines), "done before": len(done), "done now": 0, "errors": 0}
     if waiting:
         pipe = open_pipeline(options)
         pipe.progress = no_progress
+        options.out.mkdir(parents=True, exist_ok=True)
         bar = no_progress if options.quiet else progress_bar
         with open(results, "a", encoding="utf-8") as file, bar("requests", len(waiting)) as step:
             for start in range(0, len(waiting), options.batch_size):
                 rows = [
-                    _read_row(number, text, options.requests.parent, settings, reading)
+                    _Row(number, digest_of(text), *_read(text, options.requests.parent, settings, reading))
                     for number, text in waiting[start : start + options.batch_size]
                 ]
                 for row, outcome in _outcomes(pipe, rows):
@@ -92,18 +96,19 @@ def _shard(text: str) -> tuple[int, int]:
 def _lines(path: Path, shard: int, shards: int) -> dict[int, str]:
     """Line number (from 1) -> text, of the requests of this shard."""
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("the requests cannot be read", where=str(path), remedy="give a JSONL file in UTF-8") from error
     numbered = [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
     return dict(numbered[shard::shards])
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(text: str, context: object) -> str:
+    """Tells requests apart, together with everything else that shapes their results."""
+    return hashlib.sha256(repr((text, context)).encode()).hexdigest()[:16]
 
 
-def _done(results: Path, lines: dict[int, str]) -> set[int]:
+def _done(results: Path, lines: dict[int, str], digest_of: Callable[[str], str]) -> set[int]:
     """Lines that have a record; a torn last record is cut off.
 
     Raises:
@@ -117,21 +122,25 @@ def _done(results: Path, lines: dict[int, str]) -> set[int]:
         with open(results, "r+b") as file:
             file.truncate(len(whole))
     done = set()
-    for text in whole.decode("utf-8").splitlines():
-        record = json.loads(text)
-        line = record["line"]
-        if line not in lines or record["request"] != _digest(lines[line]):
+    for text in whole.decode("utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            record = json.loads(text)
+            line, digest = record["line"], record["request"]
+        except (ValueError, TypeError, KeyError) as error:
+            remedy = "take the line out, or give another --out"
+            raise DataError(f"no record: {text[:40]!r}", where=str(results), remedy=remedy) from error
+        if line not in lines or digest != digest_of(lines[line]):
             raise DataError(
-                f"the record of line {line} belongs to another request",
+                f"the record of line {line} belongs to another request, model or setting",
                 where=str(results),
-                remedy="give another --out, or the same requests and shard as before",
+                remedy="give another --out, or the same command as before",
             )
         done.add(line)
     return done
 
 
-def _read_row(number: int, text: str, folder: Path, settings: InferSettings, reading: ReadOptions) -> _Row:
-    """A request, or the error that it makes; relative image paths stand beside the file."""
+def _read(text: str, folder: Path, settings: InferSettings, reading: ReadOptions) -> tuple[Call | str, Any]:
+    """A request, or why it cannot be read, and its id; relative image paths stand beside the file."""
     name = None
     try:
         values = json.loads(text)
@@ -142,38 +151,48 @@ def _read_row(number: int, text: str, folder: Path, settings: InferSettings, rea
         more = {key: values.pop(key) for key in _CALL_FIELDS if key in values}
         if "task" not in more:
             raise DataError("the request names no task", remedy="give a task, such as vqa")
-        turns = tuple((question, answer) for question, answer in values.pop("history", ()))
-        call = Call(images=images, history=turns, settings=with_options(settings, **values), **more)
+        turns = values.pop("history", [])
+        if not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+            raise DataError("a turn is no pair", where="history", remedy="give [question, answer] pairs")
+        history = tuple((question, answer) for question, answer in turns)
+        return Call(images=images, history=history, settings=with_options(settings, **values), **more), name
     except json.JSONDecodeError as error:
-        return _Row(number, _digest(text), DataError(f"not JSON: {error}", remedy="mend the line"))
-    except UniMedVLError as error:
-        return _Row(number, _digest(text), error, name)
-    except (TypeError, ValueError) as error:
-        return _Row(number, _digest(text), DataError(f"a value has the wrong form: {error}", remedy="mend it"), name)
-    return _Row(number, _digest(text), call, name)
+        return f"not JSON: {error}", name
+    except Exception as error:  # whatever is wrong with a row, it is recorded, and the others go on
+        return _said(error), name
 
 
-def _outcomes(pipe: UniMedVLPipeline, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Result | UniMedVLError]]:
+def _outcomes(pipe: UniMedVLPipeline, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Result | str]]:
     """Results of the rows together; one by one if together they fail, so that only the culprits do."""
     calls = [row.call for row in rows if isinstance(row.call, Call)]
     try:
-        results: list[Result] | None = pipe.perform(calls) if calls else []
-    except UniMedVLError:
+        results: list[Result] | None = pipe.perform(calls)
+    except Exception:  # found again, and recorded, when its row runs alone
         results = None
     together = iter(results or ())
     for row in rows:
-        if not isinstance(row.call, Call):
+        if isinstance(row.call, str):
             yield row, row.call
         elif results is not None:
             yield row, next(together)
         else:
-            try:
-                yield row, pipe.perform([row.call])[0]
-            except UniMedVLError as error:
-                yield row, error
+            yield row, _alone(pipe, row.call)
 
 
-def _write(file: IO[str], row: _Row, outcome: Result | UniMedVLError, out: Path) -> None:
+def _alone(pipe: UniMedVLPipeline, call: Call) -> Result | str:
+    try:
+        return pipe.perform([call])[0]
+    except Exception as error:  # recorded; the others go on
+        return _said(error)
+
+
+def _said(error: Exception) -> str:
+    """An error as one line; those that are not ours with their type."""
+    line = (str(error).splitlines() or [""])[0]
+    return line if isinstance(error, UniMedVLError) else f"{type(error).__name__}: {line}"
+
+
+def _write(file: IO[str], row: _Row, outcome: Result | str, out: Path) -> None:
     """Image first, record last; the record is on disk when this returns."""
     record: dict[str, Any] = {"line": row.line, "id": row.name, "request": row.digest}
     if isinstance(outcome, Result):
@@ -183,7 +202,7 @@ def _write(file: IO[str], row: _Row, outcome: Result | UniMedVLError, out: Path)
             outcome.save_image(out / path)
         record |= outcome.record(path)
     else:
-        record["error"] = str(outcome)
+        record["error"] = outcome
     file.write(json.dumps(record, ensure_ascii=False) + "\n")
     file.flush()
     os.fsync(file.fileno())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import io
 import sys
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ HELP = """/image PATH   show an image to the model (PNG, JPEG, DICOM, NIfTI)
 /undo         take the last turn back
 /reset        start over
 /help         this text
-/quit         leave (or Ctrl-D)
+/quit         leave (or Ctrl-D; Ctrl-C stops an answer)
 Anything else is a question."""
 
 
@@ -72,6 +72,8 @@ def chat(pipe: UniMedVLPipeline, settings: InferSettings, reading: ReadOptions) 
     """Read lines until the end of input or ``/quit``; a bad line is answered by its error, and the chat goes on."""
     conversation = Conversation(pipe, settings, reading)
     prompt = "> " if sys.stdin.isatty() else ""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     print(f"{NOTICE} /help lists the commands.", file=sys.stderr)
     while True:
         try:
@@ -80,20 +82,24 @@ def chat(pipe: UniMedVLPipeline, settings: InferSettings, reading: ReadOptions) 
             return
         if line == "/quit":
             return
+        turns = len(conversation.turns)
         try:
             _answer(conversation, line)
         except UniMedVLError as error:
             print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            if len(conversation.turns) > turns:
+                conversation.undo()
+            print("\nstopped; the turn was taken back", file=sys.stderr)
 
 
 def _answer(conversation: Conversation, line: str) -> None:
     command, _, rest = line.partition(" ")
     if command == "/image":
-        paths = shlex.split(rest)
-        if not paths:
+        path = rest.strip().strip("'\"")
+        if not path:
             raise DataError("/image needs a path", remedy="write /image PATH")
-        for path in paths:
-            print(conversation.show(path), file=sys.stderr)
+        print(conversation.show(path), file=sys.stderr)
     elif command == "/undo":
         conversation.undo()
     elif command == "/reset":

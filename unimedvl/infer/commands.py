@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unimedvl.imaging import ReadImage, ReadOptions, find_images, read_image
 from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.infer.requests import Result
 from unimedvl.infer.tasks import Call, InferSettings, with_options
+from unimedvl.model.directory import read_config, resolve_directory
 from unimedvl.settings import override
 
 _OPTION_NAMES = (
@@ -39,11 +41,16 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     Raises:
         UniMedVLError: an input cannot be used.
     """
-    settings = settings_from(options, overrides)
+    words = [word for word in overrides if not word.startswith("model.")]
+    options.model_words = [word.removeprefix("model.") for word in overrides if word.startswith("model.")]
+    settings = settings_from(options, words)
     reading = reading_from(options)
     if options.task == "batch":
         from unimedvl.infer.batch import run_batch
 
+        if options.out.suffix:
+            raise ConfigError(f"results in {options.out.name}", where="out", remedy="give a folder")
+        _check_out(options, 0)
         run_batch(options, settings, reading, open_pipeline)
         return
     if options.task == "chat":
@@ -51,28 +58,60 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         chat(open_pipeline(options), settings, reading)
         return
-    calls = _calls(options, settings, reading)
-    streaming = len(calls) == 1 and not options.json and options.task in ("vqa", "caption")
+    groups = _image_groups(options)
+    _check_out(options, len(groups))
+    if len(groups) > 1:
+        _each(options, settings, reading, groups)
+        return
+    calls = [_call(options, settings, [read_image(path, reading) for path in groups[0]])]
+    streaming = not options.json and options.task in ("vqa", "caption")
     pipe = open_pipeline(options)
-    results = pipe.perform(calls, on_text=_print_piece if streaming else None)
-    paths = _save_images(results, options)
+    (result,) = pipe.perform(calls, on_text=_print_piece if streaming else None)
+    path = _save_image(result, options)
     if options.json:
-        records = [result.record(path) for result, path in zip(results, paths, strict=True)]
-        print(json.dumps(records[0] if len(records) == 1 else {"results": records}, ensure_ascii=False))
-        return
-    if streaming:
+        print(json.dumps(result.record(path), ensure_ascii=False))
+    elif streaming:
         print()
-        return
-    for call, result, path in zip(calls, results, paths, strict=True):
-        if len(calls) > 1:
-            print(f"# {call.images[0].source}")
-        for line in (result.text, None if path is None else str(path)):
-            if line:
-                print(line)
+    else:
+        _print_result(result, path)
+
+
+def _each(
+    options: argparse.Namespace, settings: InferSettings, reading: ReadOptions, groups: Sequence[Sequence[Path]]
+) -> None:
+    """Every image of a folder or glob by itself; those that fail are named, and the others go on.
+
+    Raises:
+        DataError: at the end, if some failed.
+    """
+    pipe = open_pipeline(options)
+    records, failed = [], 0
+    for (path,) in groups:
+        try:
+            call = _call(options, settings, [read_image(path, reading)])
+            (result,) = pipe.perform([call])
+        except DataError as error:
+            failed += 1
+            records.append({"image": str(path), "error": str(error)})
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        made = _save_image(result, options)
+        records.append(result.record(made))
+        if not options.json:
+            print(f"# {path}")
+            _print_result(result, made)
+    if options.json:
+        print(json.dumps({"results": records}, ensure_ascii=False))
+    if failed:
+        raise DataError(f"{failed} of {len(groups)} images failed", where="image", remedy="see the lines above")
 
 
 def open_pipeline(options: argparse.Namespace) -> UniMedVLPipeline:
-    """The pipeline that the model flags ask for."""
+    """The pipeline that the model flags, and ``model.`` overrides of the checkpoint's config, ask for."""
+    changes = {}
+    if options.model_words:
+        directory = resolve_directory(options.model)
+        changes = vars(override(read_config(directory, options.weights), options.model_words))
     return UniMedVLPipeline.from_pretrained(
         options.model,
         dtype=options.dtype,
@@ -82,6 +121,7 @@ def open_pipeline(options: argparse.Namespace) -> UniMedVLPipeline:
         und_only=options.und_only,
         attention=options.attention,
         progress=not options.quiet,
+        **changes,
     )
 
 
@@ -114,50 +154,62 @@ def _numbers(text: str, name: str, separator: str, kind: type) -> Any:
     return first, second
 
 
-def _calls(options: argparse.Namespace, settings: InferSettings, reading: ReadOptions) -> list[Call]:
-    """One call, or one for every image of a folder or glob."""
-    more = {
-        name: getattr(options, name)
-        for name in ("prompt", "subtask", "think", "mode", "through")
-        if hasattr(options, name)
-    }
-    return [
-        Call(options.task, images, settings=settings, **more)
-        for images in _image_groups(getattr(options, "image", None) or [], reading)
-    ]
+def _call(options: argparse.Namespace, settings: InferSettings, images: Sequence[ReadImage]) -> Call:
+    names = ("prompt", "subtask", "think", "mode", "through")
+    more = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return Call(options.task, tuple(images), settings=settings, **more)
 
 
-def _image_groups(patterns: Sequence[str], reading: ReadOptions) -> list[tuple[ReadImage, ...]]:
+def _image_groups(options: argparse.Namespace) -> list[list[Path]]:
+    """The images of each call: all together, or one each for a folder or glob, and for a reconstruction."""
+    patterns = getattr(options, "image", None) or []
+
     def many(pattern: str) -> bool:
         return Path(pattern).is_dir() or (not Path(pattern).is_file() and bool(set(pattern) & set("*?[")))
 
     if any(many(pattern) for pattern in patterns):
-        return [(read_image(path, reading),) for pattern in patterns for path in find_images(pattern)]
-    return [tuple(read_image(path, reading) for path in patterns)]
+        return [[path] for pattern in patterns for path in find_images(pattern)]
+    if options.task == "reconstruct":
+        return [[Path(pattern)] for pattern in patterns]
+    return [[Path(pattern) for pattern in patterns]]
 
 
 def _print_piece(_: int, piece: str) -> None:
     print(piece, end="", flush=True)
 
 
-def _save_images(results: Sequence[Result], options: argparse.Namespace) -> list[Path | None]:
-    """Write the images that were made; their paths, None for results without one."""
-    if not any(result.image for result in results):
-        return [None] * len(results)
+def _print_result(result: Result, path: Path | None) -> None:
+    for line in (result.text, None if path is None else str(path)):
+        if line:
+            print(line)
+
+
+def _check_out(options: argparse.Namespace, count: int) -> None:
+    """Refuse, before anything is computed, a place to which images cannot be written."""
+    out: Path | None = getattr(options, "out", None)
+    if out is None:
+        return
+    folder = out.parent if out.suffix else out
+    taken = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if out.suffix and out.suffix.lower() != ".png":
+        raise ConfigError(f"an image file {out.name}", where="out", remedy="give a folder, or a name that ends in .png")
+    if out.suffix and count > 1:
+        raise ConfigError(f"{count} images and one file", where="out", remedy="give a folder")
+    if taken is not None or (out.suffix and out.is_dir()):
+        what = f"{taken} is a file" if taken is not None else f"{out} is a folder"
+        raise ConfigError(what, where="out", remedy="give another place")
+
+
+def _save_image(result: Result, options: argparse.Namespace) -> Path | None:
+    """Write the image that was made; its path, None if there is none."""
+    if result.image is None:
+        return None
     out: Path = options.out
-    single = out.suffix.lower() == ".png"
-    if single and len(results) > 1:
-        raise DataError(f"{len(results)} images and one file", where="out", remedy="give a folder")
-    (out.parent if single else out).mkdir(parents=True, exist_ok=True)
-    paths: list[Path | None] = []
-    for result in results:
-        if result.image is None:
-            paths.append(None)
-            continue
-        path = out if single else _free_name(out, options.task)
-        result.save_image(path)
-        paths.append(path)
-    return paths
+    folder = out.parent if out.suffix else out
+    folder.mkdir(parents=True, exist_ok=True)
+    path = out if out.suffix else _free_name(folder, options.task)
+    result.save_image(path)
+    return path
 
 
 def _free_name(folder: Path, task: str) -> Path:

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unimedvl.errors import ConfigError
-from unimedvl.infer.session import Engine, Session
+from unimedvl.errors import ConfigError, DataError
+from unimedvl.infer.session import Engine, Mark, Session
 from unimedvl.infer.static import StaticDecoder, fits
 from unimedvl.processor import TextCodec
 from unimedvl.types import TextSegment
@@ -46,10 +46,11 @@ class TextOptions:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "0 for greedy, or more"),
+            "temperature": (0 <= self.temperature < float("inf"), "0 for greedy, or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0; 1 changes nothing"),
             "stop": (all(self.stop), "strings that are not empty"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, below 2^63"),
         }
         for name, (good, remedy) in checks.items():
             if not good:
@@ -90,8 +91,10 @@ def decode(
     answers = [Answer() for _ in sessions]
     choosers = [_Chooser(codec, each) for each in options]
     streams = [_Stream(number, each.stop, on_text) for number, each in enumerate(options)]
+    budgets = [each.max_new_tokens for each in options]
+    _check_positions(engine, sessions, budgets)
     if static is None:
-        static = engine.model.device.type == "cuda" and fits(engine, sessions)
+        static = engine.model.device.type == "cuda" and fits(engine, sessions, budgets)
     with torch.inference_mode():
         feeder = StaticDecoder(engine, sessions) if static else _Growing(engine, sessions)
         feed = [codec.special.bos] * len(sessions)
@@ -105,6 +108,18 @@ def decode(
     for stream, answer in zip(streams, answers, strict=True):
         stream.show(answer, final=True)
     return answers
+
+
+def _check_positions(engine: Engine, sessions: Sequence[Session], budgets: Sequence[int]) -> None:
+    """Refuse before the first token what would outgrow the model after the last."""
+    limit = engine.model.config.llm.max_position_embeddings
+    for session, budget in zip(sessions, budgets, strict=True):
+        if session.position + budget + 1 > limit:
+            raise DataError(
+                f"position {session.position} and {budget} new tokens exceed the {limit} the model was made for",
+                where="max_new_tokens",
+                remedy="shorten the text or ask for fewer new tokens",
+            )
 
 
 class _Growing:
@@ -133,17 +148,19 @@ class _Growing:
 def join(engine: Engine, codec: TextCodec, sessions: Sequence[Session], answers: Sequence[Answer]) -> None:
     """Complete the answers in the sessions' contexts, as segments from bos to eos.
 
-    Only what is missing is fed. An answer cut at a stop string has more in the cache than in its text: its tail is
-    taken back first.
+    Only what is missing is fed. An answer cut at a stop string has more in the cache than in its text: the tokens that
+    reach into what was cut off are taken back first.
     """
     parts = []
     for session, answer in zip(sessions, answers, strict=True):
         if answer.finish == "stop":
-            kept = codec.encode(answer.text)
-            said = len(answer.ids)  # bos and all ids but the last are in the context
+            kept = len(answer.ids)
+            while len(codec.decode(answer.ids[:kept])) > len(answer.text):
+                kept -= 1
+            extra = len(answer.ids) - 1 - kept  # bos and all ids but the last are in the context
             mark = session.mark()
-            session.truncate(type(mark)(mark.length - said, mark.position - said))
-            parts.append([TextSegment((codec.special.bos, *kept, codec.special.eos))])
+            session.truncate(Mark(mark.length - extra, mark.position - extra))
+            parts.append([TextSegment((codec.special.eos,))])
         else:
             tail = answer.ids[-1:] if answer.finish == "length" else []
             parts.append([TextSegment((*tail, codec.special.eos))])

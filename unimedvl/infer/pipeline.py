@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from unimedvl.model.weights import load_autoencoder, load_model
 from unimedvl.processor import ImageTransforms, Processor, TextCodec, to_pillow
 
 AnyImage = str | Path | bytes | Image.Image | ReadImage
+"""A path, the bytes of a file, or an image."""
 
 
 class UniMedVLPipeline:
@@ -93,7 +95,7 @@ class UniMedVLPipeline:
             CheckpointError, ConfigError: see :func:`unimedvl.model.weights.load_model`.
         """
         directory = resolve_directory(path_or_id)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = as_device(device)
         if und_only:
             changes["visual_gen"] = False
         loaded_on = device if device_map is None else torch.device("cpu")
@@ -148,7 +150,7 @@ class UniMedVLPipeline:
         *,
         size: tuple[int, int] | None = None,
         seed: int | Sequence[int] = 0,
-        latents: Sequence[torch.Tensor] | None = None,
+        latents: torch.Tensor | Sequence[torch.Tensor] | None = None,
         think: bool = False,
         **options: Any,
     ) -> Any:
@@ -158,7 +160,7 @@ class UniMedVLPipeline:
             prompt: a description, or a list of them, drawn as one batch.
             size: (width, height), multiples of 16.
             seed: of the noise; one for all, or one each.
-            latents: noise to start from, one float32 (C, h, w) each.
+            latents: noise to start from, float32 (C, h, w), one each.
             think: plan in words first.
             options: see :func:`unimedvl.infer.tasks.with_options`, ``steps`` and ``text_scale`` among them.
 
@@ -166,13 +168,17 @@ class UniMedVLPipeline:
             RGB image, or a list of them for a list of prompts.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        seeds = [int(seed)] * len(prompts) if isinstance(seed, int | Integral) else [int(own) for own in seed]
+        noise = [latents] if isinstance(latents, torch.Tensor) else latents
+        for name, given in (("seeds", seeds), ("latents", noise or seeds)):
+            if len(given) != len(prompts):
+                raise DataError(f"{len(given)} {name} for {len(prompts)} prompts", where=name, remedy="give one each")
         requests = [
             Call("t2i", (), text, with_options(self.settings, size=size, seed=own, **options), think=think).request()
             for text, own in zip(prompts, seeds, strict=True)
         ]
-        if latents is not None:
-            requests = [replace(each, latent=own) for each, own in zip(requests, latents, strict=True)]
+        if noise is not None:
+            requests = [replace(each, latent=own) for each, own in zip(requests, noise, strict=True)]
         images = [result.image for result in self.run(requests)]
         return images[0] if isinstance(prompt, str) else images
 
@@ -252,7 +258,7 @@ class UniMedVLPipeline:
         asked: dict[int, Request] = {}
         for number, call in enumerate(calls):
             if call.task == "reconstruct" and call.through == "autoencoder":
-                results[number] = self._through_autoencoder(call.images[0])
+                results[number] = self._through_autoencoder(call)
             elif call.task == "edit" and call.mode == "understand":
                 asked[number] = call.understanding()
         answers = dict(zip(asked, self.run(list(asked.values())), strict=True)) if asked else {}
@@ -262,17 +268,23 @@ class UniMedVLPipeline:
             if number not in results
         }
         if requests:
-            results.update(zip(requests, self.run(list(requests.values()), on_text=on_text), strict=True))
+            numbers = list(requests)
+            numbered = None if on_text is None else lambda number, piece: on_text(numbers[number], piece)
+            results.update(zip(numbers, self.run(list(requests.values()), on_text=numbered), strict=True))
         for number, result in results.items():
-            result.settings = {"task": calls[number].task, **result.settings}
             if number in answers:
-                result.text, result.token_ids = answers[number].text, answers[number].token_ids
+                answer = answers[number]
+                result.text, result.token_ids, result.finish = answer.text, answer.token_ids, answer.finish
+                result.settings["text"] = answer.settings["text"]
+            result.settings = {**calls[number].choices(), **result.settings}
             if calls[number].task == "report" and result.text is not None:
                 result.text = with_notice(result.text)
         return [results[number] for number in range(len(calls))]
 
     def run(self, requests: Sequence[Request], *, on_text: OnText | None = None) -> list[Result]:
         """Carry out requests as one batch; see :class:`unimedvl.infer.requests.Request`."""
+        if not requests:
+            return []
         results = self.runner.run(requests, progress=self.progress, on_text=on_text)
         for request, result in zip(requests, results, strict=True):
             result.settings = {"model": self.model_id, "version": __version__, **request.settings()}
@@ -290,13 +302,32 @@ class UniMedVLPipeline:
         return results[0] if isinstance(prompt, str) else results
 
     @torch.inference_mode()
-    def _through_autoencoder(self, image: ReadImage) -> Result:
+    def _through_autoencoder(self, call: Call) -> Result:
         autoencoder = self.autoencoder()
+        (image,) = call.images
         pixels, _ = self.processor.to_condition(image.image)
         decoded = autoencoder.decode(autoencoder.encode(pixels[None].to(self.engine.model.device)))[0]
         made = to_pillow(decoded, truncate=self.runner.truncate)
-        settings = {"model": self.model_id, "version": __version__, "inputs": [{"image": image.source}]}
+        inputs = [{"image": image.source, "steps": list(image.steps)}]
+        settings = {"model": self.model_id, "version": __version__, "inputs": inputs}
         return Result(image=made, settings={**settings, "size": list(made.size)})
+
+
+def as_device(name: str | torch.device | None) -> torch.device:
+    """A device by its name; the first GPU, or else the CPU, if None.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r}: {reason}", where="device", remedy="use cpu, or a GPU that is here"
+        ) from error
+    return device
 
 
 def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
@@ -332,6 +363,8 @@ def _as_batch(prompt: str | Sequence[str], images: Any) -> tuple[list[str], list
     Raises:
         DataError: a list of prompts does not come with as many lists of images.
     """
+    if isinstance(images, AnyImage):
+        images = [images]
     if isinstance(prompt, str):
         return [prompt], [images]
     prompts, ragged = list(prompt), list(images) or [()] * len(prompt)

@@ -36,6 +36,7 @@ class _Job:
     """A request on its way."""
 
     request: Request
+    number: int
     before: list[Segment] = field(default_factory=list)
     last_text: list[Segment] = field(default_factory=list)
     texts: list[Segment] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Runner:
         timings: dict[str, float] = {}
         with _timed(timings, "total"):
             with _timed(timings, "inputs"):
-                jobs = [_Job(request) for request in requests]
+                jobs = [_Job(request, number) for number, request in enumerate(requests)]
                 self._prepare(jobs)
             with _timed(timings, "context"):
                 self._build_contexts(jobs)
@@ -178,6 +179,7 @@ class Runner:
     def _build_contexts(self, jobs: Sequence[_Job]) -> None:
         """Full contexts, and what guidance needs: a fork before the last text, and one of texts only."""
         needs = [self._capacities(job) for job in jobs]
+        self._check_lengths(jobs)
         # Rows of one size lie side by side, which static decoding needs.
         largest = max(need["full"] for need in needs)
         needs = [{**need, "full": largest} if not job.guided else need for job, need in zip(jobs, needs, strict=True)]
@@ -194,6 +196,19 @@ class Runner:
                 job.sessions["without_images"] = Session(cache.open(need["without_images"]))
                 follow.append((job.sessions["without_images"], job.texts))
         self.engine.append([session for session, _ in follow], [part for _, part in follow])
+
+    def _check_lengths(self, jobs: Sequence[_Job]) -> None:
+        """Refuse before memory is asked for; an image's tokens share one position, so they do not count."""
+        limit = self.engine.model.config.llm.max_position_embeddings
+        for job in jobs:
+            texts = sum(len(segment.token_ids) for segment in job.texts if isinstance(segment, TextSegment))
+            new = job.request.text.max_new_tokens + 2 if "text" in job.request.outputs else 0
+            if texts + new > limit:
+                raise DataError(
+                    f"{texts} tokens of text and {new} new ones exceed the {limit} that the model was made for",
+                    where="prompt",
+                    remedy="shorten the text or ask for fewer new tokens",
+                )
 
     def _capacities(self, job: _Job) -> dict[str, int]:
         """Slots that each session of a job needs."""
@@ -217,8 +232,9 @@ class Runner:
             return []
         sessions = [job.sessions["full"] for job in jobs]
         options = [job.request.text for job in jobs]
+        numbered = None if on_text is None else lambda number, piece: on_text(jobs[number].number, piece)
         with progress("text", max(each.max_new_tokens for each in options)) as step:
-            answers = decode(self.engine, self.processor.codec, sessions, options, on_text=on_text, on_token=step)
+            answers = decode(self.engine, self.processor.codec, sessions, options, on_text=numbered, on_token=step)
         for job, answer in zip(jobs, answers, strict=True):
             job.result.text, job.result.token_ids = answer.text, answer.ids
             job.result.finish = answer.finish

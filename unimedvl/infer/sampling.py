@@ -5,6 +5,7 @@ Shape letters: L latent tokens of one image, C values of one latent token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -56,9 +57,12 @@ class Guidance:
     def __post_init__(self) -> None:
         if self.renorm not in RENORMS:
             raise ConfigError(f"renorm is {self.renorm!r}", where="guidance", remedy=f"use {', '.join(RENORMS)}")
+        for name in ("text_scale", "image_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)}", where="guidance", remedy="give a number")
         if not 0 <= self.renorm_min <= 1:
             raise ConfigError(f"renorm_min is {self.renorm_min}", where="guidance", remedy="give 0 to 1")
-        if not self.interval[0] <= self.interval[1]:
+        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise ConfigError(f"interval is {self.interval}", where="guidance", remedy="give low, high in 0 to 1")
 
     @property
@@ -124,8 +128,10 @@ class ImageOptions:
     solver: SolverName = "euler"
 
     def __post_init__(self) -> None:
-        time_grid(self.steps, self.shift)
-        if self.shift <= 0:
+        time_grid(self.steps, 1.0)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}", where="image options", remedy="give 0 or more, below 2^63")
+        if not 0 < self.shift < math.inf:
             raise ConfigError(f"shift is {self.shift}", where="image options", remedy="give a positive number")
         if self.solver not in SOLVERS:
             raise ConfigError(f"solver is {self.solver!r}", where="image options", remedy=f"use {', '.join(SOLVERS)}")

@@ -19,8 +19,14 @@ from unimedvl.infer.session import Engine, Session
 from unimedvl.model.mot import Stage, Streams, rotary_factors
 
 
-def fits(engine: Engine, sessions: Sequence[Session]) -> bool:
-    """Whether the sessions lie in the cache as the static step needs them: unforked, of one size, side by side."""
+def fits(engine: Engine, sessions: Sequence[Session], budgets: Sequence[int]) -> bool:
+    """Whether the sessions lie in the cache as the static step needs them.
+
+    Unforked, of one size, side by side, each with room for its budget of tokens and one more: a session that is done
+    goes on writing one slot behind its end.
+    """
+    if any(session.row.room <= budget for session, budget in zip(sessions, budgets, strict=True)):
+        return False
     runs = [session.row.region for session in sessions]
     if len(set(engine.model.layer_devices)) > 1 or any(run is None for run in runs):
         return False

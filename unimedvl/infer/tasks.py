@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import ReadImage
 from unimedvl.infer.decoding import TextOptions
 from unimedvl.infer.requests import NOTICE, Output, Request
 from unimedvl.infer.sampling import PRESETS, Guidance, ImageOptions
+from unimedvl.settings import convert
 
 Turn = tuple[str, str]
 """A question that was asked before, and its answer."""
@@ -95,8 +96,19 @@ class Call:
             if value not in allowed:
                 names = ", ".join(str(each) for each in allowed if each)
                 raise ConfigError(f"no {name} is called {value!r}", where=name, remedy=f"use one of {names}")
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise DataError(f"the prompt is a {type(self.prompt).__name__}", where="prompt", remedy="give a string")
+        if any(not isinstance(text, str) for turn in self.history for text in turn):
+            raise DataError("a turn holds something else than text", where="history", remedy="give [question, answer]")
+        if self.task == "reconstruct" and len(self.images) > 1:
+            raise DataError(f"{len(self.images)} images to reconstruct", where="image", remedy="give one a call")
         if not self.images and self.task in ("report", "caption", "edit", "counterfactual", "reconstruct"):
             raise DataError(f"{self.task} needs an image", where="image", remedy="give one")
+
+    def choices(self) -> dict[str, Any]:
+        """What was chosen beside prompt and options, for the record."""
+        relevant = {"t2i": ("think",), "edit": ("subtask", "mode"), "reconstruct": ("through",)}.get(self.task, ())
+        return {"task": self.task, **{name: getattr(self, name) for name in relevant}}
 
     @property
     def wording(self) -> str:
@@ -179,7 +191,9 @@ def with_options(settings: InferSettings, preset: str | None = None, **options: 
         raise ConfigError(f"no preset is called {preset!r}", where="preset", remedy=f"use one of {', '.join(PRESETS)}")
 
     def chosen(kind: type) -> dict[str, Any]:
-        return {name: value for name, value in options.items() if name in names[kind]}
+        hints = get_type_hints(kind)
+        own = {name: [value] if name == "stop" and isinstance(value, str) else value for name, value in options.items()}
+        return {name: convert(hints[name], value, name) for name, value in own.items() if name in names[kind]}
 
     def image(own: ImageOptions) -> ImageOptions:
         guidance = PRESETS[preset] if preset is not None else own.guidance
@@ -190,5 +204,5 @@ def with_options(settings: InferSettings, preset: str | None = None, **options: 
         text=replace(settings.text, **chosen(TextOptions)),
         t2i=image(settings.t2i),
         edit=image(settings.edit),
-        size=tuple(options["size"]) if "size" in options else settings.size,
+        size=convert(tuple[int, int], options["size"], "size") if "size" in options else settings.size,
     )

@@ -76,11 +76,12 @@ def test_graph_equals_the_packed_step_on_cuda(saved_tiny, images):
 def test_static_needs_rows_side_by_side(pipe):
     cache = pipe.engine.cache(100)
     first, second, third = (Session(cache.open(20)) for _ in range(3))
-    assert fits(pipe.engine, [first, second, third])
-    assert not fits(pipe.engine, [first, third])
+    assert fits(pipe.engine, [first, second, third], [19] * 3)
+    assert not fits(pipe.engine, [first, second, third], [19, 20, 19])
+    assert not fits(pipe.engine, [first, third], [5] * 2)
     pipe.engine.append([first], [[pipe.processor.text("x")]])
-    assert not fits(pipe.engine, [first.fork(20)])
-    assert not fits(pipe.engine, [first, Session(cache.open(10))])
+    assert not fits(pipe.engine, [first.fork(20)], [5])
+    assert not fits(pipe.engine, [first, Session(cache.open(10))], [5] * 2)
 
 
 def test_ids_past_the_tokenizer_never_come_out(pipe, images):
@@ -111,8 +112,60 @@ def test_stop_strings_end_each_sequence_on_its_own(pipe, images):
     # The joined context holds the text as shown, not what was cut off.
     mark = sessions[0].mark()
     join(pipe.engine, pipe.processor.codec, sessions[:1], stopped[:1])
-    kept = len(pipe.processor.codec.encode(stopped[0].text))
-    assert len(sessions[0]) == mark.length - len(stopped[0].ids) + kept + 2
+    codec, ids = pipe.processor.codec, stopped[0].ids
+    kept = max(n for n in range(len(ids)) if len(codec.decode(ids[:n])) <= len(stopped[0].text))
+    assert len(sessions[0]) == mark.length - (len(ids) - 1) + kept + 1
+
+
+def test_streams_hold_back_what_may_become_a_stop_string(pipe, images):
+    """Nothing is shown that the final text does not hold."""
+    plain, _ = speak(pipe, images, PROMPTS[:1], [TextOptions(12)])
+    text = plain[0].text
+    stop = text[-3:]
+    assert text.find(stop) == len(text) - 3, "the case stops at its very end"
+    shown = []
+
+    def collect(_, piece):
+        shown.append(piece)
+        assert text.startswith("".join(shown))
+        assert len("".join(shown)) <= len(text) - 3
+
+    stopped, _ = speak(pipe, images, PROMPTS[:1], [TextOptions(12, stop=(stop,))], on_text=collect)
+    assert "".join(shown) == stopped[0].text == text[:-3]
+
+
+def test_seeds_and_penalties_change_the_text(pipe, images):
+    drawn = [speak(pipe, images, PROMPTS[:1], [TextOptions(10, temperature=1.5, seed=n)])[0][0].ids for n in range(3)]
+    assert len({tuple(ids) for ids in drawn}) == 3
+    plain = speak(pipe, images, PROMPTS[:1], [TextOptions(30)])[0][0].ids
+    penalized = speak(pipe, images, PROMPTS[:1], [TextOptions(30, repetition_penalty=5.0)])[0][0].ids
+    assert len(set(penalized)) > len(set(plain))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_joining_after_a_stop_never_needs_more_room(pipe, images, seed):
+    """Half characters and stop strings inside tokens: the context never grows beyond what was decoded."""
+    options = TextOptions(30, temperature=1.5, seed=seed, stop=("a", "e"))
+    engine, codec = pipe.engine, pipe.processor.codec
+    cache = engine.cache(80)
+    session = Session(cache.open(12 + 30 + 2))
+    engine.append([session], [[pipe.processor.text("Describe pneumonia.")]])
+    before = session.mark()
+    (answer,) = decode(engine, codec, [session], [options])
+    join(engine, codec, [session], [answer])
+    assert len(session) - before.length <= len(answer.ids) + 2
+    if answer.finish == "stop":
+        assert "a" not in answer.text
+        assert "e" not in answer.text
+
+
+def test_the_position_limit_is_checked_before_the_first_token(pipe):
+    engine = pipe.engine
+    for static in (False, True):
+        session = Session(engine.cache(50).open(50), position=4090)
+        with pytest.raises(DataError, match="position 4090 and 20 new tokens exceed the 4096"):
+            decode(engine, pipe.processor.codec, [session], [TextOptions(20)], static=static)
+        assert len(session) == 0
 
 
 def test_joined_answers_equal_the_same_text_appended(pipe, images):
@@ -162,5 +215,5 @@ def test_bad_options(values, message):
 
 
 def test_prompt_past_the_context(pipe):
-    with pytest.raises(DataError, match="reach position .* made for 4096.*shorten the text"):
+    with pytest.raises(DataError, match="4096.*shorten the text"):
         pipe.understand([], "word " * 3000, max_new_tokens=2)

@@ -12,7 +12,7 @@ from PIL import Image
 from unimedvl import UniMedVLPipeline
 from unimedvl.errors import CheckpointError, ConfigError, DataError
 from unimedvl.imaging import read_image
-from unimedvl.infer.pipeline import as_dtype
+from unimedvl.infer.pipeline import as_device, as_dtype
 from unimedvl.infer.requests import NOTICE
 from unimedvl.infer.tasks import Call, InferSettings, with_options
 
@@ -124,6 +124,37 @@ def test_reconstruction_through_the_autoencoder(pipe, images):
     assert np.array_equal(np.asarray(made), values)
 
 
+def test_streams_are_numbered_by_call(pipe, images):
+    settings = with_options(pipe.settings, max_new_tokens=6, steps=2, size=(32, 32))
+    shown = (read_image(images[0]),)
+    calls = [
+        Call("t2i", (), "Brain.", settings),
+        Call("vqa", shown, "What?", settings),
+        Call("counterfactual", shown, "Remove it.", settings),
+    ]
+    pieces = {}
+    results = pipe.perform(calls, on_text=lambda n, piece: pieces.update({n: pieces.get(n, "") + piece}))
+    assert pieces == {1: results[1].text, 2: results[2].text}
+
+
+def test_records_of_understood_edits_are_whole(pipe, images):
+    result = pipe.edit([images[0]], "Stain it.", mode="understand", **FAST)
+    assert result.finish == "length"
+    assert result.settings["mode"] == "understand"
+    assert result.settings["text"]["max_new_tokens"] == 4
+    assert result.settings["image"]["steps"] == 4
+
+
+def test_single_images_and_numpy_seeds(pipe, images, tmp_path):
+    images[0].save(tmp_path / "a.png")
+    expected = pipe.understand([images[0]], "What?", max_new_tokens=4)
+    for image in (images[0], tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert pipe.understand(image, "What?", max_new_tokens=4) == expected
+    pair = [pipe.generate("Brain.", size=(32, 32), steps=2, seed=seed) for seed in (3, np.int64(3))]
+    assert np.array_equal(*map(np.asarray, pair))
+    assert pipe.generate([]) == []
+
+
 def test_seeds_and_prompts_of_a_batch(pipe):
     same = pipe.generate(["Brain.", "Brain."], size=(64, 48), seed=[1, 1], steps=3)
     assert np.array_equal(np.asarray(same[0]), np.asarray(same[1]))
@@ -200,6 +231,16 @@ def test_a_checkpoint_without_the_autoencoder_still_answers(tiny_model, tiny_dir
         (lambda p, i: p.edit([i[0]], "a", mode="fast"), ConfigError, "no mode is called 'fast'"),
         (lambda p, i: p.understand(["/nowhere.png"], "a"), DataError, "no such file"),
         (lambda p, i: p.generate("a", size=(64, 48), latents=[torch.zeros(4, 2, 2)]), DataError, "latent of shape"),
+        (lambda p, i: p.generate(["a", "b"], seed=[1]), DataError, "1 seeds for 2 prompts"),
+        (lambda p, i: p.generate("a", seed=-1), ConfigError, "seed is -1"),
+        (lambda p, i: p.generate("a", text_scale=float("nan")), ConfigError, "text_scale is nan"),
+        (lambda p, i: p.generate("a", shift=float("nan")), ConfigError, "shift is nan"),
+        (lambda p, i: p.generate("a", interval=(2.0, 3.0)), ConfigError, "interval is"),
+        (lambda p, i: p.generate("a", steps="many"), ConfigError, r"'many' \(steps\); give int"),
+        (lambda p, i: p.understand([], "a", max_new_tokens=10**9), DataError, "exceed the 4096"),
+        (lambda p, i: Call("reconstruct", (1, 2)), DataError, "2 images to reconstruct.*one a call"),
+        (lambda p, i: as_device("foo"), ConfigError, "device 'foo'"),
+        (lambda p, i: as_device("cuda:77"), ConfigError, "device 'cuda:77'"),
         (lambda p, i: as_dtype("int8"), ConfigError, "dtype is 'int8'.*bfloat16"),
         (lambda p, i: Call("paint"), ConfigError, "no task is called 'paint'.*vqa, report"),
         (lambda p, i: Call("vqa").wording, DataError, "vqa needs a prompt"),
