@@ -203,6 +203,7 @@ def _write(file: IO[str], row: _Row, outcome: Result | str, out: Path) -> None:
         record |= outcome.record(path)
     else:
         record["error"] = outcome
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    # ASCII, so that no reader takes a line separator inside a text for the end of a record.
+    file.write(json.dumps(record) + "\n")
     file.flush()
     os.fsync(file.fileno())

@@ -137,7 +137,7 @@ def read_config(directory: Path, weights: WeightSet = "auto", **changes: Any) ->
     """
     if (own := directory / OWN_CONFIG).is_file():
         return replace(ModelConfig.from_dict(read_json(own), str(own)), **changes)
-    llm = llm_from_published(read_json(directory / LLM_CONFIG), directory / LLM_CONFIG)
+    llm = changes.pop("llm", None) or llm_from_published(read_json(directory / LLM_CONFIG), directory / LLM_CONFIG)
     config = ModelConfig(llm=llm, **changes)
     if "vit" in changes or not config.visual_und:
         return config
