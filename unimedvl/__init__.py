@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from unimedvl.infer.pipeline import UniMedVLPipeline as UniMedVLPipeline
 
 __version__ = "0.1.0"
-__all__ = ["UniMedVLPipeline", "__version__"]
+__all__ = ["NOTICE", "UniMedVLPipeline", "__version__"]
+
+NOTICE = "For research use only. Not for diagnosis."
 
 
 def __getattr__(name: str) -> Any:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from unimedvl.errors import DataError
 from unimedvl.imaging import ReadOptions, find_images, read_image, to_rgb
-
-nibabel = pytest.importorskip("nibabel")
-pydicom = pytest.importorskip("pydicom")
 
 
 def gray_of(read):

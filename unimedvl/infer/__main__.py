@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimedvl import NOTICE
 from unimedvl.errors import UniMedVLError
 
-NOTICE = "For research use only. Not for diagnosis."
 _SUBTASKS = ("super-resolution", "staining", "translation", "segmentation")
 
 

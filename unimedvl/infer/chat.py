@@ -6,11 +6,11 @@ import io
 import sys
 from collections.abc import Callable
 
+from unimedvl import NOTICE
 from unimedvl.errors import DataError, UniMedVLError
 from unimedvl.imaging import ReadOptions, read_image
 from unimedvl.infer.decoding import decode, join
 from unimedvl.infer.pipeline import UniMedVLPipeline
-from unimedvl.infer.requests import NOTICE
 from unimedvl.infer.session import Session
 from unimedvl.infer.tasks import InferSettings
 from unimedvl.types import Segment

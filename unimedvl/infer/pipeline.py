@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from unimedvl import __version__
-from unimedvl.errors import ConfigError, DataError
+from unimedvl.errors import DataError
 from unimedvl.imaging import ReadImage, read_image
 from unimedvl.infer.decoding import OnText
-from unimedvl.infer.placement import DeviceMap, place
+from unimedvl.infer.placement import DeviceMap, as_device, as_dtype, place
 from unimedvl.infer.requests import Request, Result
 from unimedvl.infer.runner import Runner, no_progress
 from unimedvl.infer.session import Engine
@@ -311,37 +311,6 @@ class UniMedVLPipeline:
         inputs = [{"image": image.source, "steps": list(image.steps)}]
         settings = {"model": self.model_id, "version": __version__, "inputs": inputs}
         return Result(image=made, settings={**settings, "size": list(made.size)})
-
-
-def as_device(name: str | torch.device | None) -> torch.device:
-    """A device by its name; the first GPU, or else the CPU, if None.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {name!r}: {reason}", where="device", remedy="use cpu, or a GPU that is here"
-        ) from error
-    return device
-
-
-def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """A torch dtype by its name.
-
-    Raises:
-        ConfigError: it is none that the model can run in.
-    """
-    if name is None or isinstance(name, torch.dtype):
-        return name
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise ConfigError(f"dtype is {name!r}", where="dtype", remedy=f"use {', '.join(known)}")
-    return known[name]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A model that is larger than one GPU: spread over several, or kept in CPU memory and brought in layer by layer."""
+"""Where and in which precision a model runs; one that is larger than a GPU is spread, or brought in layer by layer."""
 
 from __future__ import annotations
 
@@ -53,3 +53,34 @@ def _all_but_layers(model: UniMedVL) -> list[str]:
     parents = ("", "language_model", "language_model.model")
     names = [name for name, _ in model.named_modules() if name.rpartition(".")[0] in parents]
     return [name for name in names if name not in (*parents, _LAYERS)]
+
+
+def as_device(name: str | torch.device | None) -> torch.device:
+    """A device by its name; the first GPU, or else the CPU, if None.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r}: {reason}", where="device", remedy="use cpu, or a GPU that is here"
+        ) from error
+    return device
+
+
+def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """A torch dtype by its name.
+
+    Raises:
+        ConfigError: it is none that the model can run in.
+    """
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ConfigError(f"dtype is {name!r}", where="dtype", remedy=f"use {', '.join(known)}")
+    return known[name]

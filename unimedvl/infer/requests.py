@@ -11,11 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from unimedvl import NOTICE
 from unimedvl.imaging import ReadImage
 from unimedvl.infer.decoding import TextOptions
 from unimedvl.infer.sampling import ImageOptions
-
-NOTICE = "For research use only. Not for diagnosis."
 
 Output = Literal["text", "image"]
 

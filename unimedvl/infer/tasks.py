@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from unimedvl import NOTICE
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import ReadImage
 from unimedvl.infer.decoding import TextOptions
-from unimedvl.infer.requests import NOTICE, Output, Request
+from unimedvl.infer.requests import Output, Request
 from unimedvl.infer.sampling import PRESETS, Guidance, ImageOptions
 from unimedvl.settings import convert
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from unimedvl import UniMedVLPipeline
+from unimedvl import NOTICE, UniMedVLPipeline
 from unimedvl.errors import CheckpointError, ConfigError, DataError
 from unimedvl.imaging import read_image
-from unimedvl.infer.pipeline import as_device, as_dtype
-from unimedvl.infer.requests import NOTICE
+from unimedvl.infer.placement import as_device, as_dtype
 from unimedvl.infer.tasks import Call, InferSettings, with_options
 
 FAST = {"steps": 4, "max_new_tokens": 4}
@@ -184,7 +183,6 @@ def test_what_was_done_to_pixels_is_in_the_settings(pipe):
 
 @pytest.mark.parametrize("device_map", ["offload", "auto", {0: "cpu", 1: "cpu", 2: "cpu"}])
 def test_placed_by_accelerate(saved_tiny, pipe, images, device_map):
-    pytest.importorskip("accelerate")
     placed = UniMedVLPipeline.from_pretrained(saved_tiny, device="cpu", device_map=device_map)
     if device_map == "offload":
         assert next(placed.engine.model.parameters()).is_meta
