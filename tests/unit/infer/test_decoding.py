@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.infer.decoding import TextOptions, decode, join
+from unimedvl.infer.decoding import Answer, TextOptions, _Stream, decode, join
 from unimedvl.infer.session import Session
 from unimedvl.infer.static import fits
 
@@ -217,3 +217,35 @@ def test_bad_options(values, message):
 def test_prompt_past_the_context(pipe):
     with pytest.raises(DataError, match="4096.*shorten the text"):
         pipe.understand([], "word " * 3000, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_session_that_is_done_stays_in_its_slots(pipe, static):
+    """The first ends after two tokens with one slot to spare; the second, right behind it, goes on for ten."""
+    engine, processor = pipe.engine, pipe.processor
+    prompts = [processor.text("Describe the lungs and the heart in detail."), processor.text("Hi.")]
+    capacity = len(prompts[0].token_ids) + 3
+    assert len(prompts[1].token_ids) + 11 <= capacity
+
+    def answers(order, **options):
+        cache = engine.cache(capacity * len(order))
+        sessions = [Session(cache.open(capacity)) for _ in order]
+        engine.append(sessions, [[prompts[number]] for number in order])
+        budgets = [TextOptions((2, 10)[number]) for number in order]
+        return [answer.ids for answer in decode(engine, processor.codec, sessions, budgets, **options)]
+
+    together = answers([0, 1], static=static)
+    assert together == [*answers([0], static=False), *answers([1], static=False)]
+
+
+def test_a_stop_string_that_grows_letter_by_letter_is_never_shown():
+    shown = []
+    stream = _Stream(3, ("END", "STOP!"), lambda number, piece: shown.append((number, piece)))
+    answer = Answer()
+    for text in ("a", "aE", "aEN", "aENd", "aENd\ufffd", "aENd\u00e9", "aENd\u00e9S", "aENd\u00e9ST"):
+        answer.text = text
+        stream.show(answer)
+        assert "".join(piece for _, piece in shown) in ("a", "aENd", "aENd\u00e9")
+    assert shown == [(3, "a"), (3, "ENd"), (3, "\u00e9")]
+    stream.show(answer, final=True)
+    assert shown[-1] == (3, "ST")
