@@ -106,6 +106,8 @@ def decode(
                 on_token()
         feeder.finish()
     for stream, answer in zip(streams, answers, strict=True):
+        if answer.finish != "stop":
+            answer.text = codec.decode(answer.ids)
         stream.show(answer, final=True)
     return answers
 
@@ -183,7 +185,8 @@ def _accept(answer: Answer, chooser: _Chooser, logits: Tensor, eos: int, stream:
         answer.finish = "eos"
         return token
     answer.ids.append(token)
-    answer.text = chooser.codec.decode(answer.ids)
+    if chooser.options.stop or stream.on_text is not None:  # else the text is made once, at the end
+        answer.text = chooser.codec.decode(answer.ids)
     ends = [place for stop in chooser.options.stop if (place := answer.text.find(stop)) >= 0]
     if ends:
         answer.text, answer.finish = answer.text[: min(ends)], "stop"

@@ -63,13 +63,12 @@ def as_device(name: str | torch.device | None) -> torch.device:
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        return torch.empty(0, device=device).device  # with its index
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"device {name!r}: {reason}", where="device", remedy="use cpu, or a GPU that is here"
         ) from error
-    return device
 
 
 def as_dtype(name: str | torch.dtype | None) -> torch.dtype | None:

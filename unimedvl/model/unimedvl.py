@@ -306,8 +306,15 @@ def _runs_on(module: nn.Module) -> torch.device:
     """Device on which a module computes: that of its parameters, unless accelerate brings them elsewhere for it."""
     for part in module.modules():
         if (device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)) is not None:
-            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+            return _indexed(torch.device("cuda", device) if isinstance(device, int) else torch.device(device))
     return next(module.parameters()).device
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """``cuda`` as the tensors that lie there name it, with its index."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _keep_as_is(layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
