@@ -21,7 +21,7 @@ fi
 if [ $# -eq 0 ]; then
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
-  "$venv/bin/pyright"
+  "$venv/bin/pyright" --pythonpath "$venv/bin/python"
 fi
 # The tests may not reach the network.
 export HF_HUB_OFFLINE=1

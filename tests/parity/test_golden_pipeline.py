@@ -8,6 +8,7 @@ import torch
 
 from unimedvl.geometry import unpatchify
 from unimedvl.infer.pipeline import UniMedVLPipeline
+from unimedvl.infer.sampling import Euler
 from unimedvl.processor import ImageTransform, ImageTransforms
 
 # float32 latents of order 1, up to seven steps through three layers.
@@ -23,9 +24,18 @@ def pipe(tiny_directory, tiny_changes, golden):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_understanding(golden, pipe, images, number):
+def test_understanding(golden, pipe, images, number, monkeypatch):
     case = golden.values["vqa"][number]
-    answers = []
+    answers, logits = [], []
+    run = pipe.engine.run
+
+    def spy(sessions, batch):
+        output = run(sessions, batch)
+        if output.logits is not None:
+            logits.append(output.logits[0].clone())
+        return output
+
+    monkeypatch.setattr(pipe.engine, "run", spy)
     # The leading bos counts in the reference's length and tokens; ids past the tokenizer's end occur there.
     text = pipe.understand(
         [images[image] for image in case["images"]],
@@ -36,6 +46,8 @@ def test_understanding(golden, pipe, images, number):
     )
     assert text == pipe.processor.codec.decode(case["tokens"][1:])
     assert text == "".join(answers)
+    expected = golden.tensors[f"vqa.{number}.logits"]
+    torch.testing.assert_close(torch.stack(logits)[: len(expected)], expected[: len(logits)], atol=ATOL, rtol=0)
     if case["text"] is not None:
         assert case["text"].removeprefix("<|im_start|>") == text
 
@@ -67,7 +79,14 @@ def test_generation(golden, pipe, images, number, monkeypatch):
         "renorm": args.get("cfg_renorm_type", "global"),
         "renorm_min": args.get("cfg_renorm_min", 0.0),
     }
-    latents = []
+    latents, velocities = [], []
+    advance = Euler.advance
+
+    def spy(solver, x, velocity):
+        velocities.append(velocity.clone())
+        return advance(solver, x, velocity)
+
+    monkeypatch.setattr(Euler, "advance", spy)
     original = pipe.autoencoder().decode
     monkeypatch.setattr(pipe.autoencoder(), "decode", lambda x: latents.append(x[0]) or original(x))
     inputs = [item if isinstance(item, str) else images[item] for item in case["inputs"]]
@@ -75,6 +94,9 @@ def test_generation(golden, pipe, images, number, monkeypatch):
     assert result.image.size == (width, height)
     expected = unpatchify(golden.tensors[f"gen.{number}.latent"], height // 16, width // 16, 2)
     torch.testing.assert_close(latents[0], expected, atol=ATOL, rtol=0)
+    for place, name in ((0, "first"), (case["steps"] - 1, "last")):
+        reference = golden.tensors[f"gen.{number}.velocity.{name}"]
+        torch.testing.assert_close(velocities[place], reference, atol=ATOL, rtol=0)
     difference = np.abs(np.asarray(result.image).astype(int) - golden.tensors[f"gen.{number}.image"].numpy())
     assert difference.max() <= 1
     # Truncation to integers turns a rounding difference into a whole step on the few pixels at a border.
