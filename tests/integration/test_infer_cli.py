@@ -19,7 +19,7 @@ LIMIT = 120  # seconds for one command on a busy machine
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, images):
+def desk(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "scans").mkdir()
     for number, image in enumerate(images):
@@ -28,13 +28,13 @@ def workplace(tmp_path_factory, images):
 
 
 @pytest.fixture(scope="module")
-def infer(saved_tiny, workplace):
+def infer(saved_tiny, desk):
     def run(*arguments, model=True, code=0, stdin=None):
         command = [sys.executable, "-m", "unimedvl.infer", *map(str, arguments)]
         if model:
             command[4:4] = ["--model", str(saved_tiny), "--device", "cpu"]
         result = subprocess.run(
-            command, cwd=workplace, capture_output=True, text=True, timeout=LIMIT, input=stdin, check=False
+            command, cwd=desk, capture_output=True, text=True, timeout=LIMIT, input=stdin, check=False
         )
         assert result.returncode == code, result.stderr
         assert "Traceback" not in result.stderr
@@ -78,11 +78,11 @@ def test_several_images_are_one_question_and_a_folder_is_many(infer):
         assert [r["settings"]["inputs"][0]["image"] for r in many["results"]] == [f"scans/{n}.png" for n in range(3)]
 
 
-def test_text_to_image(infer, workplace):
+def test_text_to_image(infer, desk):
     record = only_object(
         infer("t2i", "--prompt", "A brain MRI.", "--size", "64x48", *DRAW, "--seed", 5, "--out", "a/b.png", "--json")
     )
-    image = Image.open(workplace / record["image"])
+    image = Image.open(desk / record["image"])
     assert image.size == (64, 48)
     assert json.loads(image.text["unimedvl"]) == record["settings"]
     assert record["settings"]["image"]["seed"] == 5
@@ -95,15 +95,15 @@ def test_text_to_image(infer, workplace):
 
 
 @pytest.mark.parametrize("subtask", ["super-resolution", "staining", "translation", "segmentation"])
-def test_edit_subtasks(infer, workplace, subtask):
+def test_edit_subtasks(infer, desk, subtask):
     record = only_object(
         infer("edit", "--image", "scans/1.png", "--subtask", subtask, *TEXT, *DRAW, "--out", f"{subtask}.png", "--json")
     )
     assert record["text"] is not None
-    assert Image.open(workplace / f"{subtask}.png").size == (64, 64)
+    assert Image.open(desk / f"{subtask}.png").size == (64, 64)
 
 
-def test_other_image_tasks(infer, workplace):
+def test_other_image_tasks(infer, desk):
     paths = set()
     for arguments in (
         ("edit", "--prompt", "Stain it.", "--mode", "understand", *TEXT),
@@ -112,23 +112,23 @@ def test_other_image_tasks(infer, workplace):
         ("reconstruct", "--through", "model"),
     ):
         record = only_object(infer(*arguments, "--image", "scans/0.png", *DRAW, "--out", "more", "--json"))
-        assert (workplace / record["image"]).is_file()
+        assert (desk / record["image"]).is_file()
         paths.add(record["image"])
     assert len(paths) == 4, "no image overwrites another"
 
 
-def test_one_bad_image_of_a_folder_does_not_stop_the_others(infer, workplace):
-    (workplace / "mixed").mkdir()
+def test_one_bad_image_of_a_folder_does_not_stop_the_others(infer, desk):
+    (desk / "mixed").mkdir()
     for name in ("a.png", "c.png"):
-        (workplace / "mixed" / name).write_bytes((workplace / "scans" / "0.png").read_bytes())
-    (workplace / "mixed" / "b.png").write_text("words")
+        (desk / "mixed" / name).write_bytes((desk / "scans" / "0.png").read_bytes())
+    (desk / "mixed" / "b.png").write_text("words")
     result = infer("caption", "--image", "mixed", *TEXT, "--json", code=2)
     records = only_object(result)["results"]
     assert ["error" in record for record in records] == [False, True, False]
     assert "1 of 3 images failed" in result.stderr
 
 
-def test_reconstruction_of_several_images(infer, workplace):
+def test_reconstruction_of_several_images(infer, desk):
     arguments = ("reconstruct", "--image", "scans/0.png", "--image", "scans/1.png", "--out", "again", "--json")
     records = only_object(infer(*arguments))["results"]
     assert [record["settings"]["inputs"][0]["image"] for record in records] == ["scans/0.png", "scans/1.png"]
@@ -143,8 +143,8 @@ def test_published_directories_take_model_overrides(infer, tiny_directory):
     assert record["settings"]["image"]["seed"] == 7
 
 
-def test_overrides_and_settings_files(infer, workplace):
-    (workplace / "s.yaml").write_text("t2i: {steps: 9}\n")
+def test_overrides_and_settings_files(infer, desk):
+    (desk / "s.yaml").write_text("t2i: {steps: 9}\n")
     record = only_object(
         infer("t2i", "--prompt", "x", "--size", "32x32", "--config", "s.yaml", "t2i.guidance.text_scale=2", "--json")
     )
@@ -192,13 +192,13 @@ def test_chat(infer):
         (("reconstruct", "--image", "scans", "--out", "x.png"), "3 images and one file"),
     ],
 )
-def test_bad_input_is_one_line_and_code_two(infer, workplace, arguments, message):
-    (workplace / "text.png").write_text("words")
-    (workplace / "empty").mkdir(exist_ok=True)
-    whole = (workplace / "scans" / "0.png").read_bytes()
-    (workplace / "torn.png").write_bytes(whole[: len(whole) // 2])
-    if not (workplace / "bomb.png").exists():
-        Image.fromarray(np.zeros((20000, 20000), dtype=np.uint8)).save(workplace / "bomb.png")
+def test_bad_input_is_one_line_and_code_two(infer, desk, arguments, message):
+    (desk / "text.png").write_text("words")
+    (desk / "empty").mkdir(exist_ok=True)
+    whole = (desk / "scans" / "0.png").read_bytes()
+    (desk / "torn.png").write_bytes(whole[: len(whole) // 2])
+    if not (desk / "bomb.png").exists():
+        Image.fromarray(np.zeros((20000, 20000), dtype=np.uint8)).save(desk / "bomb.png")
     result = infer(*arguments, code=2)
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if not line.startswith(" ")]
@@ -225,7 +225,7 @@ def test_help_is_quick_and_says_what_this_is_not_for(infer):
 # --- batch ------------------------------------------------------------------------------------------------
 
 
-def requests_file(workplace, count=12):
+def requests_file(desk, count=12):
     rows = []
     for number in range(count):
         if number % 3 == 0:
@@ -234,7 +234,7 @@ def requests_file(workplace, count=12):
             rows.append({"task": "t2i", "prompt": f"Brain {number}", "size": [32, 32], "steps": 3, "seed": number})
         else:
             rows.append({"task": "edit", "images": ["scans/1.png"], "prompt": f"Stain {number}", "steps": 3})
-    path = workplace / "requests.jsonl"
+    path = desk / "requests.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -264,17 +264,17 @@ def same_up_to_rounding(first, second):
             assert np.abs(np.array(pixels) - np.array(others)).max() <= 1
 
 
-def test_batch_killed_and_resumed_loses_and_doubles_nothing(infer, workplace, saved_tiny):
-    requests = requests_file(workplace)
+def test_batch_killed_and_resumed_loses_and_doubles_nothing(infer, desk, saved_tiny):
+    requests = requests_file(desk)
     arguments = ("batch", requests, *TEXT, "--batch-size", 2)
     infer(*arguments, "--out", "whole")
-    expected = content(workplace / "whole")
+    expected = content(desk / "whole")
     assert len(expected) == 12
 
     command = [sys.executable, "-m", "unimedvl.infer", "batch", "--model", str(saved_tiny), "--device", "cpu"]
     command += [str(argument) for argument in arguments[1:]] + ["--out", "killed"]
-    process = subprocess.Popen(command, cwd=workplace, stderr=subprocess.DEVNULL, start_new_session=True)
-    results = workplace / "killed" / "results.jsonl"
+    process = subprocess.Popen(command, cwd=desk, stderr=subprocess.DEVNULL, start_new_session=True)
+    results = desk / "killed" / "results.jsonl"
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline and not (results.exists() and results.read_text().count("\n") >= 3):
         time.sleep(0.01)
@@ -289,15 +289,15 @@ def test_batch_killed_and_resumed_loses_and_doubles_nothing(infer, workplace, sa
     assert counts["done before"] == before.count("\n")
     assert counts["done before"] + counts["done now"] == 12
     assert results.read_text().startswith(before[: before.rfind("\n") + 1])
-    same_up_to_rounding(content(workplace / "killed"), expected)
+    same_up_to_rounding(content(desk / "killed"), expected)
     assert only_object(infer(*arguments, "--out", "killed", "--json"))["done now"] == 0
 
     for shard in range(3):
         infer(*arguments, "--out", "sharded", "--shard", f"{shard}/3")
-    same_up_to_rounding(content(workplace / "sharded"), expected)
+    same_up_to_rounding(content(desk / "sharded"), expected)
 
 
-def test_batch_records_errors_and_goes_on(infer, workplace):
+def test_batch_records_errors_and_goes_on(infer, desk):
     rows = [
         '{"task": "vqa", "images": ["scans/0.png"], "prompt": "What?"}',
         '{"task": "vqa", "images": ["none.png"], "prompt": "What?", "id": 7}',
@@ -315,11 +315,11 @@ def test_batch_records_errors_and_goes_on(infer, workplace):
         '{"task": "vqa", "prompt": "PARAGRAPH"}'.replace("PARAGRAPH", "a\u2028b"),
         '{"task": "vqa", "prompt": "Describe pneumonia.", "history": [["What?", "A lung."]]}',
     ]
-    path = workplace / "faulty.jsonl"
+    path = desk / "faulty.jsonl"
     path.write_text("\n".join(rows))
     counts = only_object(infer("batch", path, *TEXT, "--batch-size", 4, "--out", "faulty", "--json"))
     assert counts["errors"] == 11
-    records = content(workplace / "faulty")
+    records = content(desk / "faulty")
     assert sorted(records) == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15]
     assert records[1]["text"]
     assert records[14]["text"]
@@ -344,8 +344,8 @@ def test_batch_records_errors_and_goes_on(infer, workplace):
     assert records[2]["id"] == 7
 
 
-def test_batch_refuses_results_of_other_requests(infer, workplace):
-    path = workplace / "two.jsonl"
+def test_batch_refuses_results_of_other_requests(infer, desk):
+    path = desk / "two.jsonl"
     path.write_text('{"task": "vqa", "prompt": "One?"}\n')
     infer("batch", path, *TEXT, "--out", "two")
     path.write_text('{"task": "vqa", "prompt": "Another?"}\n')
@@ -354,7 +354,7 @@ def test_batch_refuses_results_of_other_requests(infer, workplace):
     path.write_text('{"task": "vqa", "prompt": "One?"}\n')
     result = infer("batch", path, "--max-new-tokens", 5, "--out", "two", code=2)
     assert "another request, model or setting" in result.stderr
-    (workplace / "two" / "results.jsonl").write_text("garbage\n")
+    (desk / "two" / "results.jsonl").write_text("garbage\n")
     assert "no record: 'garbage'" in infer("batch", path, *TEXT, "--out", "two", code=2).stderr
     for arguments in (("--shard", "3/3"), ("--shard", "x"), ("--batch-size", "0")):
         assert "error:" in infer("batch", path, *arguments, "--out", "three", code=2).stderr
