@@ -14,7 +14,7 @@ from unimedvl.settings import build
 
 PositionMode = Literal["extrapolate", "interpolate"]
 
-# Beyond this factor the sides of a fixed position table stop being a plausible number of patches.
+# A larger side is pixels taken for patches: the table would have over 16 million rows.
 _LARGEST_SIDE = 4096
 
 

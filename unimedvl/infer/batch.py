@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from unimedvl.infer.pipeline import UniMedVLPipeline, progress_bar
 from unimedvl.infer.requests import Result
 from unimedvl.infer.runner import no_progress
 from unimedvl.infer.tasks import Call, InferSettings, with_options
+
+logger = logging.getLogger(__name__)
 
 _CALL_FIELDS = ("task", "prompt", "subtask", "think", "mode", "through")
 
@@ -187,7 +190,9 @@ def _alone(pipe: UniMedVLPipeline, call: Call) -> Result | str:
 
 
 def _said(error: Exception) -> str:
-    """An error as one line; those that are not ours with their type."""
+    """An error as one line; one that is not ours, and so perhaps a fault of the program, is also logged in full."""
+    if not isinstance(error, UniMedVLError):
+        logger.warning("a row failed unexpectedly", exc_info=error)
     line = (str(error).splitlines() or [""])[0]
     return line if isinstance(error, UniMedVLError) else f"{type(error).__name__}: {line}"
 
