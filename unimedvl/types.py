@@ -57,6 +57,9 @@ class VaeSegment:
     Give ``pixels``, float (3, H, W) in [-1, 1], to be encoded by the autoencoder later, or ``latent``, float
     (C, h, w). With ``noise``, of the latent's shape, the model sees (1 - t) * latent + t * noise and the segment
     is a training target; without, it sees the latent as it is (a clean condition, or x_t while sampling).
+
+    For pixels, ``eps``, standard normal of the latent's shape, samples the posterior (its mean is used without), and
+    ``key`` names the moments for a cache; empty means that they are not kept.
     """
 
     pixels: Tensor | None = None
@@ -64,10 +67,34 @@ class VaeSegment:
     noised: bool = False
     timestep: float = 0.0
     noise: Tensor | None = None
+    eps: Tensor | None = None
+    key: str = ""
 
 
-Segment = TextSegment | VitSegment | VaeSegment
+@dataclass(frozen=True)
+class DroppedImage:
+    """A condition image left out for guidance: no token, but what follows stands one position further."""
+
+
+Segment = TextSegment | VitSegment | VaeSegment | DroppedImage
 Sample = tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class PendingImage:
+    """An image of a batch that waits for the autoencoder.
+
+    Attributes:
+        image: its number among the latent images.
+        pixels: float (3, H, W) in [-1, 1].
+        eps: float (C, h, w) with which the posterior is sampled; None takes its mean.
+        key: under which its moments may be kept; empty if they may not.
+    """
+
+    image: int
+    pixels: Tensor
+    eps: Tensor | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,15 +119,15 @@ class PackedBatch:
         text_ids: int64 (N,), with their places ``text_index`` (N,).
         vit_patches: float (V, p*p*3); ``vit_position_ids`` int64 (V,), ``vit_index`` (V,), and the number
             of patches of every image in ``vit_lengths``.
-        latents: float (G, P*P*C), clean latents if ``noise`` is given, otherwise x_t as the model sees it; None
-            while ``latent_pixels`` wait for the autoencoder. ``latent_position_ids`` int64 (G,), ``latent_index`` (G,).
+        latents: float (G, P*P*C), clean latents if ``noise`` is given, otherwise x_t as the model sees it; zeros
+            for images that are ``pending``. ``latent_position_ids`` int64 (G,), ``latent_index`` (G,).
         latent_image: int64 (G,), the image to which a latent token belongs; ``timesteps`` float32 (I,) in [0, 1].
         latent_shapes: (height, width) in latent tokens of every latent image, on the host.
         noise: float (G, P*P*C) or None outside training.
         velocity_index: int64 (M,), latent tokens whose velocity is predicted.
         ce_index: int64 (E,), text tokens with a loss; ``ce_labels`` int64 (E,), ``ce_weights`` float32 (E,).
         logit_index: int64 (L,), text tokens whose logits are returned.
-        latent_pixels: one float (3, H, W) per latent image, or empty.
+        pending: latent images that the autoencoder must encode before the model can run.
         next_positions: position at which each sample would go on, on the host.
     """
 
@@ -112,7 +139,7 @@ class PackedBatch:
     vit_position_ids: Tensor
     vit_index: Tensor
     vit_lengths: tuple[int, ...]
-    latents: Tensor | None
+    latents: Tensor
     latent_position_ids: Tensor
     latent_index: Tensor
     latent_image: Tensor
@@ -124,7 +151,7 @@ class PackedBatch:
     ce_labels: Tensor
     ce_weights: Tensor
     logit_index: Tensor
-    latent_pixels: tuple[Tensor, ...] = ()
+    pending: tuple[PendingImage, ...] = ()
     next_positions: tuple[int, ...] = ()
 
     @property
@@ -146,14 +173,12 @@ class PackedBatch:
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
-        def mapped(value: object) -> object:
-            if isinstance(value, Tensor):
-                return change(value)
-            if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
-                return tuple(mapped(item) for item in value)
-            return value
-
-        return replace(self, **{item.name: mapped(getattr(self, item.name)) for item in fields(self)})
+        tensors = {item.name: value for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)}
+        pending = tuple(
+            replace(item, pixels=change(item.pixels), eps=None if item.eps is None else change(item.eps))
+            for item in self.pending
+        )
+        return replace(self, pending=pending, **{name: change(tensor) for name, tensor in tensors.items()})
 
     def validate(self, config: ModelConfig) -> None:
         """Check every length, id and index against the model.
@@ -176,9 +201,8 @@ class PackedBatch:
             "timesteps": (len(self.latent_shapes),),
             "ce_labels": (len(self.ce_index),),
             "ce_weights": (len(self.ce_index),),
+            "latents": (len(self.latent_index), config.latent_dim),
         }
-        if self.latents is not None:
-            expected["latents"] = (len(self.latent_index), config.latent_dim)
         if self.noise is not None:
             expected["noise"] = (len(self.latent_index), config.latent_dim)
         for name, shape in expected.items():

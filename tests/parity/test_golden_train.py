@@ -110,10 +110,15 @@ def test_images_are_encoded_at_their_own_size(images, transforms, codec, tiny_au
         alone = [patchify(tiny_autoencoder.encode(image[None])[0], tiny_config.latent_patch_size) for image in pixels]
     # Convolutions of a batch of two and of one may take other kernels.
     torch.testing.assert_close(encoded.latents, torch.cat(alone), atol=1e-5, rtol=0)
-    assert encoded.latent_pixels == ()
+    assert encoded.pending == ()
 
     eps = [torch.randn(tiny_config.vae.latent_channels, *(side // 8 for side in image.shape[1:])) for image in pixels]
-    sampled = encode_latents(together, tiny_autoencoder, tiny_config, eps)
+    drawn = [(VaeSegment(pixels=x, eps=e, key=str(n)),) for n, (x, e) in enumerate(zip(pixels, eps, strict=True))]
+    kept = {}
+    packed = pack(drawn, tiny_config, codec.special)
+    sampled = encode_latents(packed, tiny_autoencoder, tiny_config, lambda key, *moments: kept.update({key: moments}))
+    assert list(kept) == ["0", "1", "2", "3"]
+    torch.testing.assert_close(kept["1"][0], tiny_autoencoder.moments(pixels[1][None])[0][0], atol=1e-5, rtol=0)
     with torch.no_grad():
         alone = [tiny_autoencoder.encode(x[None], e[None])[0] for x, e in zip(pixels, eps, strict=True)]
     expected = torch.cat([patchify(latent, tiny_config.latent_patch_size) for latent in alone])

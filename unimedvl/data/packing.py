@@ -12,7 +12,18 @@ from torch import Tensor
 from unimedvl.config import ModelConfig
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.geometry import patchify, position_ids
-from unimedvl.types import AttentionMode, PackedBatch, Sample, SpecialTokens, Split, TextSegment, VaeSegment, VitSegment
+from unimedvl.types import (
+    AttentionMode,
+    DroppedImage,
+    PackedBatch,
+    PendingImage,
+    Sample,
+    SpecialTokens,
+    Split,
+    TextSegment,
+    VaeSegment,
+    VitSegment,
+)
 
 Logits = Literal["none", "last", "all"]
 
@@ -29,7 +40,8 @@ def pack(
     """Lay samples out back to back.
 
     Text advances the position by one a token. All tokens of an image share one position; a clean image then
-    advances it by one, a noised target does not, so that the clean copy that follows stands where it stood.
+    advances it by one, even if it was dropped; a noised target does not, so that the clean copy that follows stands
+    where it stood.
 
     Args:
         start_positions: position at which each sample starts, for samples that continue a cached context.
@@ -46,7 +58,7 @@ def pack(
         raise DataError(f"{len(starts)} start positions for {len(samples)} samples", remedy="give one per sample")
     layout = _Layout(config, special, reweight_ce)
     for document, (sample, start) in enumerate(zip(samples, starts, strict=True)):
-        if not sample:
+        if all(isinstance(segment, DroppedImage) for segment in sample):
             raise DataError(f"sample {document} has no segment", remedy="drop it before packing")
         layout.add(document, sample, start, logits)
     return layout.batch()
@@ -84,8 +96,10 @@ class _Layout:
                 position = self._add_text(document, segment, position)
             elif isinstance(segment, VitSegment):
                 position = self._add_vit(document, segment, position)
-            else:
+            elif isinstance(segment, VaeSegment):
                 position = self._add_vae(document, segment, position)
+            else:
+                position += 1
         self.next_positions.append(position)
         if logits == "all":
             self.logit_index += self.text_index[text_before:]
@@ -120,7 +134,8 @@ class _Layout:
 
     def _add_vae(self, document: int, segment: VaeSegment, position: int) -> int:
         height, width = self._latent_grid(segment)
-        _check_path(segment)
+        patch = self.config.latent_patch_size
+        _check_path(segment, (self.config.vae.latent_channels, patch * height, patch * width))
         index = self._add_framed(document, height * width, position, "noise" if segment.noised else "full")
         self.vae_index += index
         self.vae_segments.append(segment)
@@ -160,7 +175,7 @@ class _Layout:
 
     def batch(self) -> PackedBatch:
         counts = torch.tensor([height * width for height, width in self.vae_shapes], dtype=torch.int64)
-        latents, noise, pixels = self._latent_inputs()
+        latents, pending = self._latents()
         return PackedBatch(
             splits=tuple(self.splits),
             position_ids=_ints(self.positions),
@@ -176,31 +191,31 @@ class _Layout:
             latent_image=torch.arange(len(counts)).repeat_interleave(counts),
             latent_shapes=tuple(self.vae_shapes),
             timesteps=torch.tensor([segment.timestep for segment in self.vae_segments], dtype=torch.float32),
-            noise=noise,
+            noise=self._noise(),
             velocity_index=_ints(self.velocity_index),
             ce_index=_ints(self.ce_index),
             ce_labels=_ints(self.ce_labels),
             ce_weights=torch.tensor(self.ce_weights, dtype=torch.float32),
             logit_index=_ints(self.logit_index),
-            latent_pixels=pixels,
+            pending=pending,
             next_positions=tuple(self.next_positions),
         )
 
-    def _latent_inputs(self) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...]]:
-        """Latent tokens and noise tokens, or the pixels that must be encoded first."""
-        patch, width = self.config.latent_patch_size, self.config.latent_dim
-        segments = self.vae_segments
-        latents, pixels = None, ()
-        if all(segment.latent is not None for segment in segments):
-            latents = _rows([patchify(s.latent, patch) for s in segments if s.latent is not None], width)
-        elif all(segment.pixels is not None for segment in segments):
-            pixels = tuple(segment.pixels for segment in segments if segment.pixels is not None)
-        else:
-            raise DataError(
-                "some VAE segments of the batch hold pixels, others a latent",
-                remedy="encode all of them, or none, before packing",
-            )
-        targets = [segment for segment in segments if segment.noised]
+    def _latents(self) -> tuple[Tensor, tuple[PendingImage, ...]]:
+        """Latent tokens, zeros for images whose pixels must be encoded first, and those images."""
+        rows: list[Tensor] = []
+        pending: list[PendingImage] = []
+        for number, (segment, (height, width)) in enumerate(zip(self.vae_segments, self.vae_shapes, strict=True)):
+            if segment.latent is not None:
+                rows.append(patchify(segment.latent, self.config.latent_patch_size))
+            elif segment.pixels is not None:
+                rows.append(torch.zeros(height * width, self.config.latent_dim))
+                pending.append(PendingImage(number, segment.pixels, segment.eps, segment.key))
+        return _rows(rows, self.config.latent_dim), tuple(pending)
+
+    def _noise(self) -> Tensor | None:
+        """Noise tokens, zeros for clean images; None while sampling, where targets come without."""
+        targets = [segment for segment in self.vae_segments if segment.noised]
         given = sum(segment.noise is not None for segment in targets)
         if 0 < given < len(targets):
             raise DataError(
@@ -208,12 +223,14 @@ class _Layout:
                 remedy="give noise to all (training) or to none (sampling, where the latent is x_t itself)",
             )
         if targets and not given:
-            return latents, None, pixels
+            return None
         rows = [
-            torch.zeros(height * width_, width) if s.noise is None else patchify(s.noise, patch)
-            for s, (height, width_) in zip(segments, self.vae_shapes, strict=True)
+            torch.zeros(height * width, self.config.latent_dim)
+            if segment.noise is None
+            else patchify(segment.noise, self.config.latent_patch_size)
+            for segment, (height, width) in zip(self.vae_segments, self.vae_shapes, strict=True)
         ]
-        return latents, _rows(rows, width), pixels
+        return _rows(rows, self.config.latent_dim)
 
 
 def _check_image(image: Tensor, channels: int, where: str) -> None:
@@ -225,8 +242,8 @@ def _check_image(image: Tensor, channels: int, where: str) -> None:
         )
 
 
-def _check_path(segment: VaeSegment) -> None:
-    """A clean image is at t = 0 without noise; a noised one at t in [0, 1], its noise as large as its latent."""
+def _check_path(segment: VaeSegment, shape: tuple[int, int, int]) -> None:
+    """A clean image is at t = 0 without noise; a noised one at t in [0, 1]; draws are as large as the latent."""
     if not (0 <= segment.timestep <= 1 if segment.noised else segment.timestep == 0 and segment.noise is None):
         raise DataError(
             f"a {'noised' if segment.noised else 'clean'} image at timestep {segment.timestep}"
@@ -234,12 +251,13 @@ def _check_path(segment: VaeSegment) -> None:
             where="VAE segment",
             remedy="noised images have a timestep in [0, 1]; clean ones have timestep 0 and no noise",
         )
-    if segment.noise is not None and segment.latent is not None and segment.noise.shape != segment.latent.shape:
-        raise DataError(
-            f"noise of shape {tuple(segment.noise.shape)} for a latent of {tuple(segment.latent.shape)}",
-            where="VAE segment",
-            remedy="draw noise of the latent's shape",
-        )
+    for name, draw in (("noise", segment.noise), ("eps", segment.eps)):
+        if draw is not None and draw.shape != shape:
+            raise DataError(
+                f"{name} of shape {tuple(draw.shape)} for a latent of {shape}",
+                where="VAE segment",
+                remedy=f"draw {name} of the latent's shape",
+            )
 
 
 def _ints(values: Sequence[int]) -> Tensor:

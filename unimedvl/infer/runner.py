@@ -155,8 +155,9 @@ class Runner:
 
     def _encoded(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         """Float32 latents (C, h, w) on the host."""
-        device = self.engine.model.device
-        return [latent.float().cpu() for latent in self.autoencoder().encode_each([p.to(device) for p in pixels])]
+        device, autoencoder = self.engine.model.device, self.autoencoder()
+        moments = autoencoder.moments_each([image.to(device) for image in pixels])
+        return [autoencoder.latents(*each).float().cpu() for each in moments]
 
     def _place_image(self, job: _Job) -> None:
         request = job.request
@@ -271,7 +272,7 @@ def _tokens(segments: Sequence[Segment], config: ModelConfig) -> int:
             total += len(segment.token_ids)
         elif isinstance(segment, VitSegment):
             total += segment.pixels[0].numel() // config.vit.patch_size**2 + 2
-        elif segment.latent is not None:
+        elif isinstance(segment, VaeSegment) and segment.latent is not None:
             total += segment.latent[0].numel() // config.latent_patch_size**2 + 2
     return total
 

@@ -191,7 +191,6 @@ class UniMedVL(nn.Module):
         """Latent tokens (G, D); None when the gen expert need not run."""
         if not self.config.visual_gen or (cache is not None and not batch.latent_shapes):
             return None
-        assert batch.latents is not None
         latents = batch.latents
         if batch.noise is not None:
             token_timesteps = batch.timesteps.index_select(0, batch.latent_image)[:, None]
@@ -235,7 +234,7 @@ class UniMedVL(nn.Module):
         if hidden.gen is not None and (len(batch.velocity_index) or lockstep):
             gen_rows = torch.searchsorted(batch.latent_index, batch.velocity_index)
             velocity = self.llm2vae(hidden.gen.index_select(0, gen_rows))
-            if batch.noise is not None and batch.latents is not None:
+            if batch.noise is not None:
                 target = (batch.noise - batch.latents).index_select(0, gen_rows)
                 squared_error = (velocity.float() - target).square()
         elif lockstep and not batch.latent_shapes:
@@ -266,9 +265,9 @@ class UniMedVL(nn.Module):
                     where="model config",
                     remedy=f"load the model with {half}=True",
                 )
-        if batch.latents is None and batch.latent_shapes:
+        if batch.pending:
             raise DataError(
-                f"{len(batch.latent_shapes)} latent images hold pixels",
+                f"{len(batch.pending)} latent images hold pixels",
                 where="packed batch",
                 remedy="encode them first with unimedvl.model.vae.encode_latents",
             )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -58,21 +59,23 @@ class Autoencoder(nn.Module):
         Args:
             eps: standard normal noise of the latents' shape to sample the posterior; its mean is used without.
         """
-        mean, std = self.moments(pixels_BCHW)
+        return self.latents(*self.moments(pixels_BCHW), eps)
+
+    def latents(self, mean: Tensor, std: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Scale * (z - shift) of the posterior's sample, or of its mean without ``eps``; any shape."""
         z = mean if eps is None else mean + std * eps.to(mean)
         return self.config.scale_factor * (z - self.config.shift_factor)
 
-    def encode_each(self, images: Sequence[Tensor], eps: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Latents (C, h, w) of images (3, H, W) of any sizes; those of one size are encoded together."""
+    def moments_each(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation (C, h, w) of images (3, H, W) of any sizes; those of one size run together."""
         by_size: dict[torch.Size, list[int]] = defaultdict(list)
         for number, image in enumerate(images):
             by_size[image.shape].append(number)
-        latents: dict[int, Tensor] = {}
+        moments: dict[int, tuple[Tensor, Tensor]] = {}
         for numbers in by_size.values():
-            group_eps = None if eps is None else torch.stack([eps[number] for number in numbers])
-            encoded = self.encode(torch.stack([images[number] for number in numbers]), group_eps)
-            latents.update(zip(numbers, encoded, strict=True))
-        return [latents[number] for number in range(len(images))]
+            means, stds = self.moments(torch.stack([images[number] for number in numbers]))
+            moments.update(zip(numbers, zip(means, stds, strict=True), strict=True))
+        return [moments[number] for number in range(len(images))]
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Pixels (B, 3, H*f, W*f), nominally in [-1, 1] but not clamped."""
@@ -110,18 +113,28 @@ _RENAMED = (
 
 @torch.no_grad()
 def encode_latents(
-    batch: PackedBatch, autoencoder: Autoencoder, config: ModelConfig, eps: Sequence[Tensor] | None = None
+    batch: PackedBatch,
+    autoencoder: Autoencoder,
+    config: ModelConfig,
+    keep: Callable[[str, Tensor, Tensor], None] | None = None,
 ) -> PackedBatch:
-    """Fill ``batch.latents`` from ``batch.latent_pixels``.
+    """Fill ``batch.latents`` where images are pending.
 
     Args:
-        eps: one standard normal (C, h, w) per image to sample the posterior; its mean is used without.
+        keep: called with the key, mean and standard deviation of every image that has a key.
 
     Returns:
-        the batch with float32 latent tokens (G, P*P*C) and no pixels; unchanged if nothing waits.
+        the batch with float32 latent tokens (G, P*P*C) and nothing pending; unchanged if nothing was.
     """
-    if batch.latents is not None:
+    if not batch.pending:
         return batch
-    latents = autoencoder.encode_each(batch.latent_pixels, eps)
-    tokens = torch.cat([patchify(latent.float(), config.latent_patch_size) for latent in latents])
-    return replace(batch, latents=tokens, latent_pixels=())
+    ends = list(accumulate(height * width for height, width in batch.latent_shapes))
+    tokens = batch.latents.clone()
+    moments = autoencoder.moments_each([item.pixels for item in batch.pending])
+    for item, (mean, std) in zip(batch.pending, moments, strict=True):
+        if keep is not None and item.key:
+            keep(item.key, mean, std)
+        latent = autoencoder.latents(mean, std, item.eps)
+        height, width = batch.latent_shapes[item.image]
+        tokens[ends[item.image] - height * width : ends[item.image]] = patchify(latent, config.latent_patch_size)
+    return replace(batch, latents=tokens, pending=())

@@ -11,7 +11,7 @@ from tests.layouts import SPECIAL, random_sample, samples_of_kinds
 from unimedvl.config import ModelConfig
 from unimedvl.data.packing import pack
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.types import TextSegment, VaeSegment, VitSegment
+from unimedvl.types import DroppedImage, TextSegment, VaeSegment, VitSegment
 
 TINY = ModelConfig.preset("tiny")
 
@@ -64,7 +64,25 @@ def test_moving_keeps_types():
     assert moved.splits == batch.splits
     assert moved.latents.dtype == batch.latents.dtype
     pixels = pack([(VaeSegment(pixels=torch.zeros(3, 16, 16)),)], TINY, SPECIAL).to("meta")
-    assert pixels.latent_pixels[0].device.type == "meta"
+    assert pixels.pending[0].pixels.device.type == "meta"
+
+
+def test_a_dropped_image_takes_a_position_and_no_token():
+    text = TextSegment((5, 6))
+    batch = pack([(DroppedImage(), text, DroppedImage(), DroppedImage(), text)], TINY, SPECIAL)
+    assert batch.position_ids.tolist() == [1, 2, 5, 6]
+    assert [split.length for split in batch.splits] == [2, 2]
+    assert batch.next_positions == (7,)
+    batch.validate(TINY)
+
+
+def test_images_wait_beside_latents():
+    """Cached and new images stand in one batch; only the new ones wait for the autoencoder."""
+    cached = VaeSegment(latent=torch.ones(4, 2, 2))
+    waiting = VaeSegment(pixels=torch.zeros(3, 32, 16), eps=torch.zeros(4, 4, 2), key="k")
+    batch = pack([(cached, waiting, cached)], TINY, SPECIAL)
+    assert batch.latents.sum(dim=1).tolist() == [16, 0, 0, 16]
+    assert [(item.image, item.key, item.pixels.shape[1:]) for item in batch.pending] == [(1, "k", (32, 16))]
 
 
 def target(**changes):
@@ -118,9 +136,10 @@ def test_bad_arguments():
         ((target(noise=torch.zeros(4, 4, 1)),), r"noise of shape \(4, 4, 1\) for a latent of \(4, 2, 2\)"),
         ((target(), target(noise=None)), "1 of 2 noised segments come with noise"),
         (
-            (VaeSegment(latent=torch.zeros(4, 2, 2)), VaeSegment(pixels=torch.zeros(3, 16, 16))),
-            "some VAE segments of the batch hold pixels, others a latent",
+            (VaeSegment(pixels=torch.zeros(3, 16, 16), eps=torch.zeros(4, 4, 2)),),
+            r"eps of shape \(4, 4, 2\) for .*2, 2",
         ),
+        ((DroppedImage(), DroppedImage()), "sample 0 has no segment"),
     ],
 )
 def test_bad_samples(sample, message):
