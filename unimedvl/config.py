@@ -7,10 +7,13 @@ anything is built or loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unimedvl.errors import ConfigError
 from unimedvl.settings import build
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PositionMode = Literal["extrapolate", "interpolate"]
 
@@ -126,6 +129,10 @@ class VaeConfig:
     def downsample(self) -> int:
         """Pixels per latent along one side."""
         return 2 ** (len(self.channel_multipliers) - 1)
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """Latents of posterior samples: scale * (z - shift)."""
+        return self.scale_factor * (z - self.shift_factor)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,16 @@ IMAGE_SUFFIXES = (
     ".nii",
     ".nii.gz",
 )
+
+
+class ImageMissingError(DataError):
+    """No file is there, or it cannot be opened."""
+
+
+class ImageTooLargeError(DataError):
+    """An image of so many pixels that opening it could exhaust the memory."""
+
+
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -92,7 +102,7 @@ def read_image(source: str | Path | bytes | Image.Image, options: ReadOptions | 
             image.seek(frame_in(getattr(image, "n_frames", 1), options.frame, name))
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(str(error), where=name, remedy="crop or shrink the image first") from error
+        raise ImageTooLargeError(str(error), where=name, remedy="crop or shrink the image first") from error
     except UnidentifiedImageError as error:
         raise DataError("not an image", where=name, remedy="give a PNG, JPEG, TIFF, DICOM or NIfTI file") from error
     except (OSError, SyntaxError, ValueError) as error:
@@ -141,9 +151,11 @@ def _file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path), remedy="check the path") from error
+        raise ImageMissingError("no such file", where=str(path), remedy="check the path") from error
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+        raise ImageMissingError(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="check the path"
+        ) from error
 
 
 def _from_pillow(image: Image.Image, name: str, options: ReadOptions) -> ReadImage:

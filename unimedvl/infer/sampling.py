@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unimedvl.errors import ConfigError
-from unimedvl.model.flow import shift_timesteps
+from unimedvl.schedules import shift_timesteps
 
 Renorm = Literal["global", "channel", "text_channel"]
 RENORMS: tuple[Renorm, ...] = ("global", "channel", "text_channel")

@@ -18,11 +18,6 @@ def interpolate(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     return (1 - timesteps) * latents + timesteps * noise
 
 
-def shift_timesteps(timesteps: Tensor, shift: float) -> Tensor:
-    """T <- s t / (1 + (s - 1) t): more of the path near the noise for s > 1."""
-    return shift * timesteps / (1 + (shift - 1) * timesteps)
-
-
 class TimestepEmbedder(nn.Module):
     """Sinusoids of t in [0, 1], unscaled, through two linear layers."""
 

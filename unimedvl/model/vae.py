@@ -63,8 +63,7 @@ class Autoencoder(nn.Module):
 
     def latents(self, mean: Tensor, std: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scale * (z - shift) of the posterior's sample, or of its mean without ``eps``; any shape."""
-        z = mean if eps is None else mean + std * eps.to(mean)
-        return self.config.scale_factor * (z - self.config.shift_factor)
+        return self.config.scaled(mean if eps is None else mean + std * eps.to(mean))
 
     def moments_each(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation (C, h, w) of images (3, H, W) of any sizes; those of one size run together."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from unimedvl.model.flow import TimestepEmbedder, interpolate, shift_timesteps, sincos_table
+from unimedvl.model.flow import TimestepEmbedder, interpolate, sincos_table
+from unimedvl.schedules import shift_timesteps
 
 
 @pytest.mark.parametrize(("side", "width"), [(3, 16), (7, 64)])
