@@ -34,9 +34,10 @@ def from_dicom(data: bytes, name: str, options: ReadOptions) -> ReadImage:
         frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
         steps = [f"DICOM frame {frame_in(frames, options.frame, name)} of {frames}"]
         pixels = pixel_array(dataset, index=options.frame)
-        dataset = _of_frame(dataset, options.frame)
         palette = dataset.get("PhotometricInterpretation") == "PALETTE COLOR"
+        # The palette's bytes are read in the file's order, which only the data set as it was read knows.
         values = apply_color_lut(pixels, dataset) if palette else pixels
+        dataset = _of_frame(dataset, options.frame)
         values = values if values.ndim == 3 else apply_modality_lut(values, dataset).astype(np.float64)
     except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = _first_line(error)
