@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -26,11 +27,15 @@ import torch
 from torch.nn import functional as F
 
 from unimedvl.config import LlmConfig, ModelConfig
+from unimedvl.data.bins import fullest
 from unimedvl.data.packing import pack
+from unimedvl.data.tasks import TrainTransforms
+from unimedvl.geometry import resize_size
 from unimedvl.model.cache import CacheRow, KVCache
 from unimedvl.model.loss import LMHead
 from unimedvl.model.mot import MLP
 from unimedvl.model.unimedvl import UniMedVL
+from unimedvl.processor import ImageTransform
 from unimedvl.profiling import OpCounter
 from unimedvl.types import SpecialTokens, TextSegment, VaeSegment
 
@@ -240,6 +245,106 @@ def _chunked_loss() -> dict[str, float]:
     return _measure_loss(lambda head, hidden, labels: head(hidden, labels))
 
 
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def data() -> Iterator[Row]:
+    """Fill and speed of the packer alone, on the simulated mix, and of the whole loader on files of that mix."""
+    for budget in (11_520, 36_864):
+        figures = in_fresh_process("_pack_lengths", str(budget))
+        published = {11_520: "80.5", 36_864: "93.0"}[budget]
+        yield Row(f"fill of {budget} tokens", figures["fill"] * 100, "%", f"bound 98, published rule {published}")
+        yield Row(f"packer, {budget} tokens", figures["rate"], "samples/s", "lengths only, 32 samples ahead")
+    with tempfile.TemporaryDirectory() as folder:
+        in_fresh_process("_write_samples", folder)
+        for workers in (0, 2):
+            figures = in_fresh_process("_load_samples", folder, str(workers))
+            note = f"{figures['tokens'] / 1000:.0f} k tokens/s, fill {figures['fill'] * 100:.1f} %"
+            yield Row(f"loader, {workers} workers", figures["rate"], "samples/s", note)
+
+
+def _simulated(generator: random.Random) -> tuple[str, int, int]:
+    """Family, side of a square image, and text tokens: 45 % questions, 30 % text-to-image, 25 % edits."""
+    chance, text = generator.random(), generator.randint(20, 200)
+    if chance < 0.45:
+        return "vqa", generator.randint(224, 980), text
+    return "t2i" if chance < 0.75 else "edit", generator.randint(256, 1024), text
+
+
+def _pack_lengths(budget: str) -> dict[str, float]:
+    limit, generator, transforms = int(budget), random.Random(0), TrainTransforms()
+    window: list[int] = []
+    fills, count, start = [], 0, time.perf_counter()
+
+    def tokens(side: int, transform: ImageTransform) -> int:
+        width, height = resize_size(side, side, transform.max_side, transform.min_side, transform.stride)
+        return (width // transform.stride) * (height // transform.stride) + 2
+
+    while len(fills) < 1000:
+        while len(window) < 32:
+            family, side, length = _simulated(generator)
+            vae = replace(transforms.vae, min_side=256)
+            length += 0 if family == "t2i" else tokens(side, transforms.vit)
+            length += {"vqa": 0, "t2i": 1, "edit": 2}[family] * tokens(side, vae)
+            window += [length] if length <= limit else []
+        chosen = fullest(window, limit)
+        fills.append(sum(window[number] for number in chosen) / limit)
+        count += len(chosen)
+        window = [length for number, length in enumerate(window) if number not in set(chosen)]
+    return {"fill": statistics.mean(fills), "rate": count / (time.perf_counter() - start)}
+
+
+def _write_samples(folder: str, count: int = 150) -> dict[str, float]:
+    from PIL import Image
+
+    generator, rows = random.Random(0), {"vqa": [], "t2i": [], "edit": []}
+    for number in range(count):
+        family, side, length = _simulated(generator)
+        name = f"{number}.jpg"
+        Image.effect_noise((side, side), 60).convert("RGB").save(Path(folder) / name, quality=90)
+        human = ("<image>" if family == "vqa" else "") + "a " * (length // 2)
+        message = [{"from": "human", "value": human}, {"from": "gpt", "value": "b " * (length // 2)}]
+        images = {"input_img": [name]} if family != "t2i" else {}
+        images |= {"output_img": [name]} if family != "vqa" else {}
+        rows[family].append({"main_task_type": family, "message": message, **images})
+    for family, own in rows.items():
+        (Path(folder) / f"{family}.jsonl").write_text("\n".join(map(json.dumps, own)))
+    return {}
+
+
+def _load_samples(folder: str, workers: str) -> dict[str, float]:
+    from unimedvl.data.loader import PackedLoader
+    from unimedvl.data.mixture import FamilyWeights
+    from unimedvl.data.settings import DataSettings, SourceSettings
+    from unimedvl.data.stream import Stream
+    from unimedvl.data.tasks import Drafter
+    from unimedvl.processor import TextCodec
+
+    torch.set_num_threads(1)
+    families = {"vqa": "i2t", "t2i": "t2i", "edit": "interleaved"}
+    settings = DataSettings(
+        sources=tuple(SourceSettings(name, own, (f"{folder}/{name}.jsonl",)) for name, own in families.items()),
+        weights=FamilyWeights(i2t=45, t2i=30, interleaved=25),
+        transforms=TrainTransforms(vae=ImageTransform(1024, 256, 16)),
+        workers=int(workers),
+        cache=Path(folder) / "cache",
+    )
+    codec = TextCodec.from_directory(Path(__file__).parent.parent / "tests" / "golden" / "tiny" / "checkpoint")
+    drafter = Drafter(codec, ModelConfig(), settings.transforms, settings.dropout)
+    fills, rows, tokens = [], 0, 0
+    start = 0.0
+    for number, loaded in enumerate(PackedLoader(Stream(settings, drafter))):
+        if number == 6:  # past the first windows, which are filled once
+            start = time.perf_counter()
+        elif number > 6:
+            fills.append(loaded.fill)
+            rows, tokens = rows + len(loaded.rows), tokens + loaded.batch.length
+        if len(fills) == 24:
+            break
+    seconds = time.perf_counter() - start
+    return {"rate": rows / seconds, "tokens": tokens / seconds, "fill": statistics.mean(fills)}
+
+
 # --- loading ----------------------------------------------------------------------------------------------
 
 
@@ -299,6 +404,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "decode": decode,
     "infer": infer,
     "loss": loss,
+    "data": data,
     "load": load,
     "imports": imports,
 }

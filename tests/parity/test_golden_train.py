@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from unimedvl.data.packing import pack
+from unimedvl.data.records import parse_record
+from unimedvl.data.tasks import Drafter, Dropout, TrainTransforms
 from unimedvl.geometry import patchify
 from unimedvl.model.attention import SdpaPlan
 from unimedvl.model.layout import dense_mask, documents_of, image_documents
@@ -45,6 +48,41 @@ def test_layout(golden, batch):
     assert [split.mode for split in batch.splits] == golden.values["train.attn_modes"]
     assert [list(shape) for shape in batch.latent_shapes] == golden.values["train.latent_shapes"]
     assert list(batch.vit_lengths) == tensors["train.vit_token_seqlens"].tolist()
+
+
+RECORDS = {
+    0: {"main_task_type": "vqa", "input_img": [0]},
+    1: {"main_task_type": "t2i", "output_img": [1]},
+    2: {"main_task_type": "edit", "input_img": [2], "output_img": [1]},
+    4: {"main_task_type": "text"},
+    5: {"main_task_type": "vqa", "input_img": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("number", RECORDS)
+def test_records_make_the_reference_samples(number, golden, train_samples, codec, images, transforms, tiny_config):
+    """The samples of the reference batch that are records of one family, from JSON to the packed layout."""
+    texts = [entry for entry in golden.samples[number] if entry[0] == "text"]
+    record = RECORDS[number]
+    marks = "<image>" * len(record.get("input_img", ())) if record["main_task_type"] == "vqa" else ""
+    turns = [{"from": "gpt" if loss else "human", "value": text} for _, text, loss in texts]
+    turns[0]["value"] = marks + turns[0]["value"]
+    named = {key: [str(image) for image in record[key]] for key in ("input_img", "output_img") if key in record}
+    drafter = Drafter(codec, tiny_config, TrainTransforms(transforms.vit, transforms.vae), Dropout(0, 0, 0))
+    seeds = np.random.SeedSequence(number)
+    draft = drafter.draft(
+        parse_record({**record, **named, "message": turns}), lambda ref: (images[int(ref.path)], ""), seeds
+    )
+    ours = pack([drafter.realize(draft, seeds)], tiny_config, codec.special)
+    reference = pack([train_samples[number]], tiny_config, codec.special)
+    assert ours.splits == reference.splits
+    layout = ("position_ids", "text_ids", "text_index", "vit_patches", "vit_position_ids", "vit_index", "ce_index")
+    layout += ("latent_position_ids", "latent_index", "latent_image", "velocity_index", "ce_labels", "ce_weights")
+    for name in layout:
+        assert torch.equal(getattr(ours, name), getattr(reference, name)), name
+    assert ours.latent_shapes == reference.latent_shapes
+    clean = [not segment.noised for segment in train_samples[number] if isinstance(segment, VaeSegment)]
+    assert (ours.timesteps == 0).tolist() == clean
 
 
 def test_ce_weights(golden, train_samples, codec, tiny_config):

@@ -68,6 +68,7 @@ class PackedLoader:
         return {
             "mixture": self.stream.mixture.fingerprint,
             "shards": self._lanes * self.world,
+            "rank": self.rank,
             "ranks": self.world,
             "yielded": self._yielded,
             "states": {shard: asdict(state) for shard, state in states.items()},
@@ -100,7 +101,7 @@ class PackedLoader:
             )
         mine = self._lanes * self.world
         if (count, states[0]["ranks"]) == (mine, self.world):
-            self._yielded = states[0]["yielded"]
+            self._yielded = next(state["yielded"] for state in states if state["rank"] == self.rank)
         else:
             then, now = (
                 f"{ranks} ranks of {shards // ranks}"

@@ -111,7 +111,8 @@ No pixel of a validation or test view is in a training view of the same kind:
   side apart;
 - the ultrasound loop: blocks of frames, 5 frames apart. The heart beats on, so test frames resemble training frames;
 - the MNI152 volume: in each plane blocks of 3 slices for test and for validation, 3 mm away from training slices.
-  Slices of *different* planes cross each other in single lines, which whole slices of one volume cannot avoid.
+  Slices of *different* planes cross each other in single lines, which whole slices of one volume cannot avoid. The
+  template is symmetric, so sagittal slices are of one half only: the other half's would be the same pictures.
 
 `images.jsonl` gives the region of every view. Views come from few patients (18 sources, one subject each, the template
 an average of 152): a test score says that the framework learns, nothing about patients.

@@ -156,7 +156,7 @@ PLANES = ("sagittal", "coronal", "axial")
 _LEVELS = {
     "axial": ("lower", "middle", "upper"),
     "coronal": ("posterior", "middle", "anterior"),
-    "sagittal": ("lateral", "midline", "lateral"),  # the template is symmetric: no one can tell left from right
+    "sagittal": ("midline", "middle", "lateral"),
 }
 # Slices of a repeating block: training, a gap, validation, a gap, training, a gap, test, a gap.
 _SLICES: tuple[tuple[Split | None, int], ...] = (
@@ -275,7 +275,8 @@ def _slices() -> Iterator[View]:
     for axis, plane in enumerate(PLANES):
         filled = (volumes["t1"] > 0).sum(axis=tuple(other for other in range(3) if other != axis))
         inside = np.flatnonzero(filled > 3000)
-        first, last = int(inside[0]), int(inside[-1])
+        # The template is symmetric: the other half's sagittal slices are these again, mirrored.
+        first, last = (volumes["t1"].shape[0] // 2 if plane == "sagittal" else int(inside[0])), int(inside[-1])
         for index in range(first, last + 1):
             split = block_split(index)
             if split is None:
@@ -303,8 +304,8 @@ def check_tissues(t1: NDArray[Any], gray: NDArray[Any], white: NDArray[Any]) -> 
     """
     gray_mask, white_mask = gray > GRAY_MATTER * 255, white > GRAY_MATTER * 255
     liters = gray_mask.sum() / 1e6  # voxels of 1 mm
-    apart = not (gray_mask & white_mask).any()
-    if not (apart and t1[gray_mask].mean() < t1[white_mask].mean() and 0.5 < liters < 1.5):
+    apart = white_mask.any() and not (gray_mask & white_mask).any()
+    if not (apart and 0.5 < liters < 1.5 and t1[gray_mask].mean() < t1[white_mask].mean()):
         raise DataError(
             "the tissue maps do not fit the T1 volume", where=VOLUME, remedy="install a nilearn that ships MNI152 1 mm"
         )
