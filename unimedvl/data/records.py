@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -70,10 +71,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image by ``path`` (relative ones from the root of the source) or as the ``data`` of a file."""
+    """An image by ``path`` (relative ones from the root of the source) or as the ``data`` of a file.
+
+    ``height`` and ``width`` are what the row declares, in pixels; nothing relies on them.
+    """
 
     path: str | None = None
     data: bytes | None = None
+    height: int | None = None
+    width: int | None = None
 
     def location(self, root: Path | None) -> Path:
         """Where the file lies; only for references by path."""
@@ -235,13 +241,31 @@ def _images(values: Mapping[str, Any], name: str) -> tuple[ImageRef, ...]:
 
 
 def _image(value: Any, name: str) -> ImageRef:
-    """A path; bytes; or an object with ``path``, ``bytes`` or ``base64``, of which bytes win."""
+    """A path; bytes; or an object with ``path``, ``bytes`` or ``base64``, of which bytes win, and perhaps its size."""
     if isinstance(value, Mapping):
-        if (data := value.get("bytes")) is not None and isinstance(data, bytes):
-            return ImageRef(data=data)
-        if (encoded := value.get("base64") or value.get("bytes")) is not None:
-            return ImageRef(data=_decoded(encoded, name))
-        value = value.get("path")
+        height, width = (_side(value, name, side) for side in ("height", "width"))
+        return replace(_content(value, name), height=height, width=width)
+    return _plain_image(value, name)
+
+
+def _side(values: Mapping[str, Any], name: str, side: str) -> int | None:
+    value = values.get(side)
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # tables write an absent number as NaN
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1:
+        raise RecordError("wrong type", f"{name}: {side} {value!r}", remedy="give a whole number of pixels, or nothing")
+    return int(value)
+
+
+def _content(value: Mapping[str, Any], name: str) -> ImageRef:
+    if (data := value.get("bytes")) is not None and isinstance(data, bytes):
+        return ImageRef(data=data)
+    if (encoded := value.get("base64") or value.get("bytes")) is not None:
+        return ImageRef(data=_decoded(encoded, name))
+    return _plain_image(value.get("path"), name)
+
+
+def _plain_image(value: Any, name: str) -> ImageRef:
     if isinstance(value, bytes):
         return ImageRef(data=value)
     if isinstance(value, str) and value:

@@ -1,0 +1,175 @@
+"""Command line of data: ``python -m unimedvl.data validate|stats|convert|build ...``.
+
+Only what parsing needs is imported here, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unimedvl.errors import ConfigError, DataError, UniMedVLError
+
+if TYPE_CHECKING:
+    from unimedvl.data.sources import Source
+    from unimedvl.processor import ImageTransform
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    main = argparse.ArgumentParser(prog="python -m unimedvl.data", description="Look after data files, and make them.")
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, more: str) -> argparse.ArgumentParser:
+        description = f"{help_text[0].upper()}{help_text[1:]}. {more}"
+        return commands.add_parser(name, help=help_text, description=description, parents=[_file_flags()])
+
+    validate = add("validate", "check every row and every image", "Exit code 1 if a row is bad, 2 for other errors.")
+    _add_scan_flags(validate)
+    _add_stats_flags(add("stats", "count, measure and plot what files hold", "Bad rows are counted and passed over."))
+    convert = add(
+        "convert",
+        "write Parquet shards with the images inside",
+        "The bytes of the image files stay as they are. Exit code 1 if rows had to be left out, 2 for other errors.",
+    )
+    convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
+    convert.add_argument("--rows-per-shard", type=int, default=1000, metavar="N")
+    convert.add_argument("--overwrite", action="store_true", help="replace the shards that are there")
+    build = commands.add_parser("build", help="make a data set", description="Make a data set.")
+    sets = build.add_subparsers(dest="set", required=True, metavar="SET")
+    mini = sets.add_parser("mini", help="a small one, for trying out", description="Make a small data set.")
+    mini.add_argument("--out", type=Path, required=True, metavar="DIR")
+    mini.add_argument("--seed", type=int, default=0)
+    return main
+
+
+def _file_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .json or .parquet; or a glob")
+    flags.add_argument("--root", type=Path, metavar="DIR", help="where image paths start; the folder of each file")
+    flags.add_argument("--cache", type=Path, metavar="DIR", help="for Arrow files; that of `datasets` by default")
+    flags.add_argument("--json", action="store_true", help="print one JSON object on stdout, all else on stderr")
+    flags.add_argument("--quiet", action="store_true", help="no progress bar")
+    return flags
+
+
+def _add_scan_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; one a CPU")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first rows")
+
+
+def _add_stats_flags(command: argparse.ArgumentParser) -> None:
+    _add_scan_flags(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for stats.json and plots")
+    command.add_argument("--no-plots", action="store_true", help="only the table and stats.json")
+    group = command.add_argument_group("tokens")
+    group.add_argument("--tokenizer", type=Path, metavar="DIR", help="counts text tokens; else they are estimated")
+    group.add_argument("--vit-sides", metavar="MIN,MAX", help="of images for the vision encoder; as in training")
+    group.add_argument("--vae-sides", metavar="MIN,MAX", help="of images for the autoencoder; as in training")
+
+
+def _opened(options: argparse.Namespace) -> Source:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError("data files need datasets", remedy="pip install 'unimedvl[train]'") from error
+    from unimedvl.data.sources import Source
+
+    datasets.disable_progress_bars()
+    if options.root is not None and not options.root.is_dir():
+        raise DataError("no such folder", where=str(options.root), remedy="check --root")
+    return Source(options.command, options.files, root=options.root, cache=options.cache)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from unimedvl.data.validate import validate
+
+    report = validate(_opened(options), jobs=options.jobs, limit=options.limit, quiet=options.quiet)
+    print(json.dumps(report.values(), ensure_ascii=False) if options.json else report)
+    return int(report.bad > 0)
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from unimedvl.data.stats import collect, need_matplotlib, write
+    from unimedvl.data.tasks import TrainTransforms
+    from unimedvl.processor import TextCodec
+
+    plots = not options.no_plots
+    if plots:
+        need_matplotlib()  # said before the work, not after
+    default = TrainTransforms()
+    transforms = TrainTransforms(
+        _with_sides(default.vit, options.vit_sides, "vit_sides"),
+        _with_sides(default.vae, options.vae_sides, "vae_sides"),
+    )
+    codec = None if options.tokenizer is None else TextCodec.from_directory(_folder(options.tokenizer))
+    source = _opened(options)
+    stats = collect(source, transforms, codec, jobs=options.jobs, limit=options.limit, quiet=options.quiet)
+    paths = write(stats, options.out, plots=plots)
+    print(json.dumps(stats.values(), ensure_ascii=False) if options.json else stats)
+    print(f"\nwritten: {', '.join(map(str, paths))}", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise DataError("no such folder", where=str(path), remedy="check --tokenizer")
+    return path
+
+
+def _with_sides(transform: ImageTransform, text: str | None, name: str) -> ImageTransform:
+    from dataclasses import replace
+
+    if text is None:
+        return transform
+    least, comma, most = text.partition(",")
+    if not (comma and least.isdecimal() and most.isdecimal() and 0 < int(least) <= int(most)):
+        raise ConfigError(f"sides {text!r}", where=name, remedy="give MIN,MAX in pixels, as in 378,980")
+    return replace(transform, min_side=int(least), max_side=int(most))
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from unimedvl.data.convert import convert
+
+    source = _opened(options)
+    shape = {"rows_per_shard": options.rows_per_shard, "overwrite": options.overwrite}
+    converted = convert(source, options.out, **shape, quiet=options.quiet)
+    print(json.dumps(converted.values(), ensure_ascii=False) if options.json else converted)
+    return int(converted.report.bad > 0)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from unimedvl.data.mini import build
+
+    print(build(options.out, options.seed))
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "validate": _validate,
+    "stats": _stats,
+    "convert": _convert,
+    "build": _build,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; 0 when all went well, 1 for bad rows, 2 for other errors, 130 when interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        return _COMMANDS[options.command](options)
+    except UniMedVLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
