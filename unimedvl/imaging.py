@@ -152,6 +152,8 @@ def _file_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageMissingError("no such file", where=str(path), remedy="check the path") from error
+    except ValueError as error:  # a null character, or one that no file name can hold
+        raise ImageMissingError("no file can have this name", where=repr(str(path)), remedy="mend the path") from error
     except OSError as error:
         raise ImageMissingError(
             f"cannot be read: {error.strerror}", where=str(path), remedy="check the path"

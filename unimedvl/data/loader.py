@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unimedvl.data.faults import Tally
 from unimedvl.data.stream import LoadedBatch, Shard, ShardState, Stream, spread, state_from
-from unimedvl.errors import CheckpointError
+from unimedvl.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -21,20 +21,34 @@ log = logging.getLogger(__name__)
 class PackedLoader:
     """Endless packed batches of one rank.
 
-    Positions of the stream are dealt to ranks x workers shards. Every batch comes with the state of its shard after it,
-    so what workers had prepared ahead when a run stopped is prepared again, and nothing is lost or repeated.
+    The n-th batch of the whole run, over all ranks, comes from shard n modulo the number of shards; ranks take batches
+    in turns. So for one number of shards the batches of a step do not depend on ranks, accumulation or workers. Every
+    batch comes with the state of its shard after it: what workers had prepared ahead when a run stopped is prepared
+    again, and nothing is lost or repeated.
 
     Args:
         rank, world: of the data-parallel ranks.
+
+    Raises:
+        ConfigError: the shards do not divide among the ranks.
     """
 
     def __init__(self, stream: Stream, *, rank: int = 0, world: int = 1) -> None:
         self.stream, self.rank, self.world = stream, rank, world
-        self.workers = stream.settings.workers
         self.tally = Tally()
-        self._lanes = max(1, self.workers)  # shards of this rank
+        self.shards = stream.settings.shards or world * max(1, stream.settings.workers)
+        if self.shards % world:
+            raise ConfigError(
+                f"{self.shards} shards for {world} ranks", where="data.shards", remedy="give a multiple of the ranks"
+            )
         self._yielded = 0
         self._states: dict[int, ShardState] = {}
+
+    @property
+    def workers(self) -> int:
+        """Processes that read: the most that were asked for among which this rank's shards divide."""
+        lanes = self.shards // self.world
+        return next((count for count in range(self.stream.settings.workers, 0, -1) if lanes % count == 0), 0)
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         for loaded in self._loader():
@@ -45,15 +59,14 @@ class PackedLoader:
             yield loaded
 
     def _loader(self) -> DataLoader[LoadedBatch]:
-        # Lanes take turns; the one whose turn it is goes first.
-        turn = self._yielded % self._lanes
-        order = [(turn + lane) % self._lanes * self.world + self.rank for lane in range(self._lanes)]
-        count = self._lanes * self.world
-        shards = [Shard(self.stream, shard, count, self._states.get(shard)) for shard in order]
+        lanes, takers = self.shards // self.world, max(1, self.workers)
+        # The data loader asks its workers in turns, the first one first.
+        numbers = [(self._yielded + turn) * self.world + self.rank for turn in range(lanes)]
+        shards = [Shard(self.stream, n % self.shards, self.shards, self._states.get(n % self.shards)) for n in numbers]
         if self.workers:
             _allow_open_files()
         return DataLoader(
-            _Lanes(shards),
+            _Lanes([shards[taker::takers] for taker in range(takers)]),
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=self.stream.settings.prefetch if self.workers else None,
@@ -63,12 +76,11 @@ class PackedLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, small: the mixture's fingerprint and, for each shard of this rank, a few positions."""
-        mine = {self.rank + lane * self.world for lane in range(self._lanes)}
-        states = {shard: self._states.get(shard, ShardState((), shard)) for shard in sorted(mine)}
+        mine = range(self.rank, self.shards, self.world)
+        states = {shard: self._states.get(shard, ShardState((), shard)) for shard in mine}
         return {
             "mixture": self.stream.mixture.fingerprint,
-            "shards": self._lanes * self.world,
-            "rank": self.rank,
+            "shards": self.shards,
             "ranks": self.world,
             "yielded": self._yielded,
             "states": {shard: asdict(state) for shard, state in states.items()},
@@ -79,8 +91,9 @@ class PackedLoader:
         """Go on where the ranks stood.
 
         Args:
-            states: the ``state_dict`` of every rank. Of another number of ranks or workers, the positions that were
-                left are dealt out anew: the same rows come, in other batches.
+            states: the ``state_dict`` of every rank, of however many. The number of shards is kept if it divides among
+                the ranks, and then the very same batches come; if not, the positions that were left are dealt out
+                anew: none is lost or repeated, but batches differ.
 
         Raises:
             CheckpointError: a rank's state is missing, or the mixture is another.
@@ -99,18 +112,17 @@ class PackedLoader:
                 where="data",
                 remedy="restore them, or start a new run from its weights",
             )
-        mine = self._lanes * self.world
-        if (count, states[0]["ranks"]) == (mine, self.world):
-            self._yielded = next(state["yielded"] for state in states if state["rank"] == self.rank)
+        if len({state["yielded"] for state in states}) > 1:
+            raise CheckpointError("the ranks stood at different batches", where="data", remedy="save them together")
+        done = states[0]["yielded"] * states[0]["ranks"]
+        if count % self.world == 0 and done % self.world == 0:
+            self.shards, self._yielded = count, done // self.world
         else:
-            then, now = (
-                f"{ranks} ranks of {shards // ranks}"
-                for shards, ranks in ((count, states[0]["ranks"]), (mine, self.world))
-            )
             log.warning(
-                "the data go on with %s workers instead of %s: no row is lost or repeated, batches differ", now, then
+                "%d shards do not divide among %d ranks: the data go on with %d, the same rows in other batches",
+                *(count, self.world, self.shards),
             )
-            merged, self._yielded = spread(merged, mine), 0
+            merged, self._yielded = spread(merged, self.shards), 0
         self._states = merged
         # What was counted is of the whole run: the first rank goes on with it.
         self.tally = Tally()
@@ -120,14 +132,16 @@ class PackedLoader:
 
 
 class _Lanes(IterableDataset[LoadedBatch]):
-    """A shard for each worker."""
+    """The shards of each worker, which take turns."""
 
-    def __init__(self, shards: list[Shard]) -> None:
+    def __init__(self, shards: list[list[Shard]]) -> None:
         self.shards = shards
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         worker = get_worker_info()
-        return iter(self.shards[worker.id if worker else 0])
+        lanes = [iter(shard) for shard in self.shards[worker.id if worker else 0]]
+        while True:
+            yield from (next(lane) for lane in lanes)
 
 
 def _allow_open_files() -> None:

@@ -145,8 +145,6 @@ def parse_record(row: str | Mapping[str, Any]) -> Record:
 def _json_object(line: str) -> Mapping[str, Any]:
     if not line.strip():
         raise RecordError("bad JSON", "an empty line", remedy="remove it")
-    if "\ufffd" in line:
-        raise RecordError("not UTF-8", "the line is not UTF-8", remedy="write the file as UTF-8")
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -164,9 +162,7 @@ def _own_form(values: Mapping[str, Any]) -> Record:
         raise RecordError("unknown task", f"main_task_type {task!r}", remedy=f"use one of {known}")
     return Record(
         family,
-        subtask=_text(values, "sub_task_type", ""),
-        modality=_text(values, "modality", ""),
-        dataset=_text(values, "dataset", ""),
+        **_about(values),
         inputs=_images(values, "input_img"),
         outputs=_images(values, "output_img"),
         turns=_turns(values, "message"),
@@ -177,8 +173,7 @@ def _llava_form(values: Mapping[str, Any]) -> Record:
     images = _images(values, "image") or _images(values, "images")
     return Record(
         "understanding" if images else "text",
-        modality=_text(values, "modality", ""),
-        dataset=_text(values, "dataset", ""),
+        **_about(values),
         inputs=images,
         turns=_turns(values, "conversations"),
     )
@@ -190,17 +185,23 @@ def _captions_form(values: Mapping[str, Any]) -> Record:
     chosen = list(captions.values()) if isinstance(captions, Mapping) else captions
     if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not all(isinstance(one, str) for one in chosen):
         raise RecordError("wrong type", "captions holds no texts", remedy="give a JSON object or list of texts")
-    texts = tuple(one for one in chosen if one.strip())
+    texts = tuple(_encodable(one, "captions") for one in chosen if one.strip())
     if not texts:
         raise RecordError("empty text", "captions are empty")
-    return Record("t2i", modality=_text(values, "modality", ""), outputs=_images(values, "image"), captions=texts)
+    return Record("t2i", **_about(values), outputs=_images(values, "image"), captions=texts)
+
+
+def _about(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What every form may say of a row."""
+    names = {"subtask": "sub_task_type", "modality": "modality", "dataset": "dataset"}
+    return {field: _text(values, name, "") for field, name in names.items()}
 
 
 def _nested_json(text: str, name: str) -> Any:
     """A column that holds JSON as text, as some Parquet files do."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError("bad JSON", f"{name}: bad JSON: {error}") from error
 
 
@@ -212,7 +213,16 @@ def _text(values: Mapping[str, Any], name: str, default: str | None = None) -> s
         raise RecordError("missing field", f"no {name}")
     if not isinstance(value, str):
         raise RecordError("wrong type", f"{name} is {type(value).__name__}", remedy="give a text")
-    return value
+    return _encodable(value, name)
+
+
+def _encodable(text: str, name: str) -> str:
+    """The text, unless half of a surrogate pair stands in it, as JSON escapes allow."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError("not UTF-8", f"{name} holds half a surrogate pair") from error
+    return text
 
 
 def _turns(values: Mapping[str, Any], name: str) -> tuple[Turn, ...]:
@@ -277,8 +287,9 @@ def _plain_image(value: Any, name: str) -> ImageRef:
 
 def _decoded(value: Any, name: str) -> bytes:
     try:
-        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        encoded = value.split(",", 1)[1] if value.startswith("data:") else value
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError, TypeError, AttributeError, IndexError) as error:
         raise RecordError("damaged image", f"{name} is not base64: {error}") from error
 
 

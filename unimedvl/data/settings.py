@@ -40,7 +40,9 @@ class DataSettings:
         lookahead: samples that wait to be packed, at least; more of them fill batches better and take memory.
         reweight_ce: weigh loss tokens by 1 / sqrt(tokens of their answer).
         max_bad_fraction: more unreadable rows than this stop the run.
-        workers: processes that read beside the training one; each prepares ``prefetch`` batches ahead.
+        workers: processes of each rank that read beside it; each prepares ``prefetch`` batches ahead.
+        shards: of the stream; with the same number, the batches of a step do not depend on ranks and workers. Ranks
+            times workers by default.
         cache: folder of the Arrow files of ``datasets``; its own by default.
         moments: folder in which the moments of encoded images are kept; they are not kept by default.
     """
@@ -58,6 +60,7 @@ class DataSettings:
     max_bad_fraction: float = 0.05
     workers: int = 2
     prefetch: int = 2
+    shards: int | None = None
     cache: Path | None = None
     moments: Path | None = None
 
@@ -65,6 +68,8 @@ class DataSettings:
         for name, least in (("max_tokens", 1), ("lookahead", 1), ("seed", 0), ("workers", 0), ("prefetch", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} {getattr(self, name)}", where="data", remedy=f"give {least} or more")
+        if self.shards is not None and self.shards < 1:
+            raise ConfigError(f"shards {self.shards}", where="data", remedy="give a multiple of the ranks")
         if not 0 <= self.max_bad_fraction < 1:
             raise ConfigError(f"max_bad_fraction {self.max_bad_fraction}", where="data", remedy="give 0 to below 1")
         if not 0 < self.sample_limit <= self.max_tokens:

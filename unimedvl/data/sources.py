@@ -64,11 +64,21 @@ class Source:
         return self._ends[-1] if self._ends else 0
 
     def row(self, number: int) -> str | dict[str, Any]:
-        """A row as it stands in its file: a JSON line, or columns."""
+        """A row as it stands in its file: a JSON line, or columns.
+
+        Raises:
+            RecordError: the line is not UTF-8.
+        """
         table, inside = self._place(number)
         arrow: Any = self._tables[table][inside : inside + 1]
         (columns,) = arrow.to_pylist()
-        return columns[_LINE] if set(columns) == {_LINE} else columns
+        if set(columns) != {_LINE}:
+            return columns
+        try:
+            return columns[_LINE].encode("latin-1").decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            where = self.location(number)
+            raise RecordError("not UTF-8", "the line is not UTF-8", remedy="write it as UTF-8", where=where) from error
 
     def record(self, number: int) -> Record:
         """A row as a record.
@@ -76,8 +86,9 @@ class Source:
         Raises:
             RecordError: it cannot be used; says which row of which file.
         """
+        row = self.row(number)
         try:
-            return parse_record(self.row(number))
+            return parse_record(row)
         except RecordError as error:
             where = self.location(number)
             raise RecordError(error.reason, error.problem, remedy=error.remedy, where=where) from None
@@ -124,7 +135,7 @@ def _opened(path: Path, cache: Path | None) -> Dataset:
                 data_files=str(path.resolve()),
                 split="train",
                 cache_dir=folder,
-                encoding_errors="replace",
+                encoding="latin-1",  # bytes as they are: whether they are UTF-8 is a matter of each line
             )
         if path.suffix == ".json":
             changed = {"path": str(path.resolve()), "modified": path.stat().st_mtime_ns}
@@ -134,6 +145,8 @@ def _opened(path: Path, cache: Path | None) -> Dataset:
         return load_dataset("parquet", data_files=str(path.resolve()), split="train", cache_dir=folder)
     except (DatasetGenerationError, ArrowException) as error:
         cause = error.__cause__ or error
+        if isinstance(cause, DataError):
+            raise cause from None
         raise DataError(
             f"the file is damaged: {_first_line(cause)}", where=str(path), remedy="write it again"
         ) from error
@@ -141,12 +154,14 @@ def _opened(path: Path, cache: Path | None) -> Dataset:
 
 def _json_rows(path: str, modified: int) -> Iterator[dict[str, str]]:
     del modified
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         rows = json.load(file)
     if not isinstance(rows, list):
         raise DataError(f"holds a {type(rows).__name__}, not a list", where=path, remedy="write one object a line")
+    if not rows:
+        raise DataError("the source has no row", where=path, remedy="fill it, or leave it out")
     for row in rows:
-        yield {_LINE: json.dumps(row, ensure_ascii=False)}
+        yield {_LINE: json.dumps(row)}  # in ASCII
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import warnings
 from array import array
@@ -11,22 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from unimedvl.data.records import IMAGE_MARK, ImageRef, Record, Turn
 from unimedvl.data.sources import Source
-from unimedvl.data.tasks import TASKS, TrainTransforms, _Maker
+from unimedvl.data.tasks import TASKS, Maker, TrainTransforms
 from unimedvl.data.validate import Report, SizeCache, examined, in_chunks, rows_of
-from unimedvl.errors import DataError
 from unimedvl.geometry import resize_size
 from unimedvl.processor import ImageTransform, TextCodec
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 KINDS = ("family", "subtask", "modality", "dataset")
 NONE = "(none)"
@@ -40,7 +34,7 @@ MEASURES = (
     COUNTED,
 )
 _LETTERS_PER_TOKEN = 4  # where there is no tokenizer
-_ROWS_SHOWN, _BARS_SHOWN = 15, 20
+_ROWS_SHOWN = 15
 _NAME_LENGTH = 32
 
 
@@ -196,7 +190,7 @@ def tokens_of(
     return counter.tokens
 
 
-class _Counter(_Maker):
+class _Counter(Maker):
     """Counts the tokens of the pieces of a record where :class:`unimedvl.data.tasks._Maker` would make them."""
 
     def __init__(
@@ -231,7 +225,7 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _few(counts: Counter[str], shown: int) -> list[tuple[str, int]]:
+def few(counts: Counter[str], shown: int) -> list[tuple[str, int]]:
     """The most frequent, and all others as one."""
     ranked = _ranked(counts)
     if len(ranked) <= shown:
@@ -240,14 +234,15 @@ def _few(counts: Counter[str], shown: int) -> list[tuple[str, int]]:
     return [*ranked[: shown - 1], (f"({len(rest)} others)", sum(count for _, count in rest))]
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name on one line of at most 32 characters."""
     name = " ".join(name.split())
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
 def _count_table(kind: str, counts: Counter[str]) -> str:
     total = counts.total()
-    rows = [(_short(name), f"{count:,}", f"{100 * count / total:.1f}%") for name, count in _few(counts, _ROWS_SHOWN)]
+    rows = [(short(name), f"{count:,}", f"{100 * count / total:.1f}%") for name, count in few(counts, _ROWS_SHOWN)]
     return _aligned([(kind, "rows", "share"), *rows])
 
 
@@ -269,118 +264,3 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def write(stats: Stats, out: Path, *, plots: bool = True) -> list[Path]:
-    """Write ``stats.json`` and the plots; the paths of what was written.
-
-    Raises:
-        DataError: the folder cannot be written, or matplotlib is absent.
-    """
-    if plots:
-        need_matplotlib()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [out / "stats.json"]
-        written[0].write_text(json.dumps(stats.values(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        return written + (_plots(stats, out) if plots and stats.report.good else [])
-    except OSError as error:
-        raise DataError(f"cannot be written: {error}", where=str(out), remedy="give another folder") from error
-
-
-def need_matplotlib() -> None:
-    """See whether plots can be drawn.
-
-    Raises:
-        DataError: they cannot.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise DataError("plots need matplotlib", where="stats", remedy="pip install 'unimedvl[ui]'") from error
-    del matplotlib
-
-
-def _plots(stats: Stats, out: Path) -> list[Path]:
-    texts = {name: values for name, values in stats.measures.items() if " text, " in name}
-    images = {name: values for name, values in stats.measures.items() if name.startswith("image ")}
-    tokens = {name: values for name, values in stats.measures.items() if name in (ESTIMATED, COUNTED)}
-    figures = {"counts.png": _bars(stats.counts)}
-    for name, measures in (("texts.png", texts), ("images.png", images), ("tokens.png", tokens)):
-        if measures:
-            figures[name] = _histograms(measures)
-    for name, figure in figures.items():
-        figure.savefig(out / name, dpi=120)
-    return [out / name for name in figures]
-
-
-def _figure(height: float) -> Figure:
-    """A figure of its own, which needs no display."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    return Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-
-
-def _bars(counts: Mapping[str, Counter[str]]) -> Figure:
-    """One panel of bars for each kind, as high as it has bars."""
-    bars = {kind: _few(counts[kind], _BARS_SHOWN)[::-1] for kind in KINDS}
-    heights = [len(each) + 2.5 for each in bars.values()]  # bars, and room for the title and the numbers below
-    figure = _figure(0.26 * sum(heights))
-    panels = figure.subplots(len(KINDS), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (kind, each) in zip(panels, bars.items(), strict=True):
-        _bar_panel(axes, kind, each)
-    return figure
-
-
-def _bar_panel(axes: Axes, kind: str, bars: Sequence[tuple[str, int]]) -> None:
-    places = range(len(bars))
-    drawn = axes.barh(places, [count for _, count in bars], height=0.7)
-    axes.set_yticks(places, [_short(name) for name, _ in bars], parse_math=False)
-    axes.bar_label(drawn, [f"{count:,}" for _, count in bars], padding=3, fontsize=8)
-    axes.set_title(f"rows by {kind}", loc="left", fontsize=11)
-    axes.set_ylim(-0.6, len(bars) - 0.4)
-    axes.margins(x=0.12)
-    axes.locator_params(axis="x", nbins=6, integer=True)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _histograms(measures: Mapping[str, Sequence[int]]) -> Figure:
-    """A histogram below the other for each measure, with its median and 95th percentile."""
-    figure = _figure(2.6 * len(measures))
-    panels = figure.subplots(len(measures), 1, squeeze=False)[:, 0]
-    for axes, (name, values) in zip(panels, measures.items(), strict=True):
-        _histogram(axes, name, values)
-    return figure
-
-
-def _histogram(axes: Axes, name: str, values: Sequence[int]) -> None:
-    from matplotlib.ticker import LogLocator
-
-    told = summary(values)
-    least, most = told["min"], told["max"]
-    # A long tail would press everything else into the first bin.
-    if least > 0 and most > 20 * told["median"]:
-        axes.hist(np.asarray(values), bins=np.geomspace(least, most, 41).tolist())
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 1000 * least else (1,)))
-    else:
-        axes.hist(np.asarray(values), bins=_edges(int(least), int(most)))
-        room = max(5 - (most - least) / 2, (most - least) / 20)
-        axes.set_xlim(max(least - room, 0) - 0.5, most + room + 0.5)
-        axes.locator_params(axis="x", integer=True)
-    for key, style in (("median", "-"), ("p95", "--")):
-        axes.axvline(told[key], color="black", linestyle=style, linewidth=1)
-    axes.set_title(name, loc="left", fontsize=11)
-    axes.set_title(f"median {told['median']:,.0f} (solid), p95 {told['p95']:,.0f} (dashed)", loc="right", fontsize=8)
-    axes.set_ylabel("count")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.locator_params(axis="y", nbins=5, integer=True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _edges(least: int, most: int) -> list[float]:
-    """At most 41 edges of bins of equal width, each around as many whole numbers as the others."""
-    width = max(1, math.ceil((most - least + 1) / 40))
-    return [edge - 0.5 for edge in range(least, most + width + 1, width)]

@@ -88,7 +88,7 @@ class Draft:
 
 
 @dataclass
-class _Maker:
+class Maker:
     """Makes the pieces of one record."""
 
     codec: TextCodec
@@ -105,34 +105,39 @@ class _Maker:
         return self.images[ref]
 
     def text(self, text: str, *, loss: bool = False, droppable: bool = False) -> None:
+        """A text without marks; nothing if it is empty."""
         text = text.replace(IMAGE_MARK, "").strip()
         if text:
             special = self.codec.special
             self.pieces.append(TextPiece((special.bos, *self.codec.encode(text), special.eos), loss, droppable))
 
     def vit(self, ref: ImageRef, *, share: int = 1, droppable: bool = False) -> None:
+        """An image for the vision encoder, one of ``share`` among which the pixel limit is divided."""
         image, key = self.image(ref)
         transform = replace(self.transforms.vit, max_pixels=self.transforms.vit.max_pixels // share)
         self.pieces.append(ImagePiece("vit", transform.resize(image), droppable, key))
 
     def vae(self, ref: ImageRef, *, target: bool, droppable: bool = False) -> None:
+        """An image for the autoencoder."""
         image, key = self.image(ref)
         resized = self.transforms.vae.resize(image)
         self.pieces.append(ImagePiece("target" if target else "clean", resized, droppable, key))
 
     def conditions(self, refs: Iterable[ImageRef]) -> None:
+        """Inputs of an edit, each for both encoders."""
         for ref in refs:
             self.vae(ref, target=False, droppable=self.drop_edits)
             self.vit(ref, droppable=self.drop_edits)
 
     def dialogue(self, record: Record, speakers: tuple[Speaker, ...] = ("human", "gpt")) -> None:
+        """Turns of some speakers, answers with loss."""
         for turn in record.turns:
             if turn.speaker in speakers:
                 human = turn.speaker == "human"
                 self.text(turn.text, loss=not human, droppable=human and self.drop_edits)
 
 
-def _understanding(record: Record, maker: _Maker) -> None:
+def _understanding(record: Record, maker: Maker) -> None:
     """Images where their marks stand, human text, answer with loss; many images and turns."""
     images = iter(record.inputs)
     for turn in record.turns:
@@ -146,27 +151,27 @@ def _understanding(record: Record, maker: _Maker) -> None:
                 maker.text(part)
 
 
-def _text_only(record: Record, maker: _Maker) -> None:
+def _text_only(record: Record, maker: Maker) -> None:
     """Human text, answer with loss; marks removed."""
     for turn in record.turns:
         maker.text(turn.text, loss=turn.speaker == "gpt")
 
 
-def _text_to_image(record: Record, maker: _Maker) -> None:
+def _text_to_image(record: Record, maker: Maker) -> None:
     """Human text, droppable; a plan with loss, if there is one; the target."""
     for turn in record.turns:
         maker.text(turn.text, loss=turn.speaker == "gpt", droppable=turn.speaker == "human")
     maker.vae(record.outputs[0], target=True)
 
 
-def _edit(record: Record, maker: _Maker) -> None:
+def _edit(record: Record, maker: Maker) -> None:
     """The inputs for both encoders, human text, answer with loss, the target."""
     maker.conditions(record.inputs)
     maker.dialogue(record)
     maker.vae(record.outputs[0], target=True)
 
 
-def _counterfactual(record: Record, maker: _Maker) -> None:
+def _counterfactual(record: Record, maker: Maker) -> None:
     """As an edit, with the target before the explanation, which does not see it."""
     maker.conditions(record.inputs)
     maker.dialogue(record, ("human",))
@@ -174,7 +179,7 @@ def _counterfactual(record: Record, maker: _Maker) -> None:
     maker.dialogue(record, ("gpt",))
 
 
-def _reconstruction(record: Record, maker: _Maker) -> None:
+def _reconstruction(record: Record, maker: Maker) -> None:
     """The inputs for both encoders, human text, answer with loss, each input as a target."""
     maker.conditions(record.inputs)
     maker.dialogue(record)
@@ -182,7 +187,7 @@ def _reconstruction(record: Record, maker: _Maker) -> None:
         maker.vae(ref, target=True)
 
 
-TASKS: Mapping[Family, Callable[[Record, _Maker], None]] = {
+TASKS: Mapping[Family, Callable[[Record, Maker], None]] = {
     "understanding": _understanding,
     "text": _text_only,
     "t2i": _text_to_image,
@@ -243,7 +248,7 @@ class Drafter:
         if record.captions:
             drawn = record.captions[int(choice.integers(len(record.captions)))]
             record = replace(record, turns=(Turn("human", drawn),), captions=())
-        maker = _Maker(self.codec, self.transforms, read, self.dropout.edits)
+        maker = Maker(self.codec, self.transforms, read, self.dropout.edits)
         TASKS[record.family](record, maker)
         pieces = tuple(left for piece in maker.pieces if (left := self._dropped(piece, drops)) is not None)
         return Draft(pieces, sum(self.tokens(piece) for piece in pieces))

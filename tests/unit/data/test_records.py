@@ -100,7 +100,11 @@ def test_paths_start_at_the_root(tmp_path):
         ("{", "bad JSON"),
         ("", "bad JSON"),
         ("[1]", "bad JSON"),
-        ('{"main_task_type": "\ufffd"}', "not UTF-8"),
+        ('{"message": [{"from": "human", "value": "\\ud800"}]}', "missing field"),
+        (own(modality="\ud800"), "not UTF-8"),
+        ({"image": png(), "captions": ["\ud800"]}, "not UTF-8"),
+        (own(message="[" * 100_000), "bad JSON"),
+        (own(input_img=["data:image/png;base64"]), "damaged image"),
         ({}, "missing field"),
         (own(main_task_type=None), "missing field"),
         (own(message=None), "missing field"),
@@ -138,6 +142,8 @@ def test_faults_have_reasons(row, reason):
 def test_images_that_cannot_be_read(tmp_path):
     Image.new("1", (20_000, 9_000)).save(tmp_path / "huge.png")
     (tmp_path / "cut.png").write_bytes(png(50, 50)[:-30])
+    with pytest.raises(RecordError, match="no file can have this name"):
+        ImageRef("a\0.png").read(tmp_path)
     for name, reason in (("none.png", "missing image"), ("huge.png", "huge image"), ("cut.png", "damaged image")):
         with pytest.raises(RecordError, match=name) as caught:
             ImageRef(name).read(tmp_path)

@@ -37,6 +37,15 @@ def test_separators_inside_texts_are_no_line_breaks(tmp_path):
     assert Source("s", [path], cache=tmp_path / "cache").record(0).turns[0].text == text
 
 
+def test_characters_and_byte_order_marks(tmp_path):
+    row = {**ROW, "message": [{"from": "human", "value": "\ufffd \u00b5m \U0001f600"}, {"from": "gpt", "value": "b"}]}
+    text = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{text}\r\n{text}\r\n", encoding="utf-8")
+    (tmp_path / "b.json").write_text(f"\ufeff[{text}]", encoding="utf-8")
+    source = Source("s", [tmp_path / "a.jsonl", tmp_path / "b.json"], cache=tmp_path / "cache")
+    assert [source.record(number).turns[0].text for number in range(3)] == [row["message"][0]["value"]] * 3
+
+
 def test_a_changed_file_is_read_again(tmp_path):
     path = lines(tmp_path / "a.jsonl", ROW)
     assert len(Source("s", [path], cache=tmp_path / "cache")) == 1
@@ -64,13 +73,15 @@ def test_files_that_cannot_be_used(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "object.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1PAR1")
     for name, message in (
         ("none.jsonl", "no such data file"),
         ("a.txt", "'.txt' is no data file"),
         ("empty.jsonl", "the source has no row"),
         ("bad.json", "the file is damaged"),
-        ("object.json", "holds a dict, not a list"),
+        ("object.json", "^holds a dict, not a list"),
+        ("list.json", "the source has no row"),
         ("bad.parquet", "the file is damaged"),
     ):
         with pytest.raises(DataError, match=message) as caught:

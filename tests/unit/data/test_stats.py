@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unimedvl.data.plots import need_matplotlib, write
 from unimedvl.data.records import ImageRef, RecordError, parse_record
 from unimedvl.data.sources import Source
 from unimedvl.data.stats import (
@@ -20,10 +21,8 @@ from unimedvl.data.stats import (
     Stats,
     collect,
     image_size,
-    need_matplotlib,
     summary,
     tokens_of,
-    write,
 )
 from unimedvl.data.tasks import Drafter, Dropout, TrainTransforms
 from unimedvl.errors import DataError
