@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unimedvl.errors import DataError
-from unimedvl.imaging import ReadImage, ReadOptions, frame_in, gray, spread
+from unimedvl.imaging import ReadImage, ReadOptions, check_pixels, frame_in, gray, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +31,7 @@ def from_dicom(data: bytes, name: str, options: ReadOptions) -> ReadImage:
 
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+        check_pixels(int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0), name)
         frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
         steps = [f"DICOM frame {frame_in(frames, options.frame, name)} of {frames}"]
         pixels = pixel_array(dataset, index=options.frame)

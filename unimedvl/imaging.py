@@ -48,6 +48,7 @@ class ImageTooLargeError(DataError):
     """An image of so many pixels that opening it could exhaust the memory."""
 
 
+_MOST_BYTES = 4 * 2**30  # of an unpacked volume
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -89,6 +90,21 @@ def read_image(source: str | Path | bytes | Image.Image, options: ReadOptions | 
         return _from_pillow(source, "memory", options)
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _file_bytes(Path(source))
+    try:
+        return _decoded(data, name, options)
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise ImageTooLargeError("no memory for the image", where=name, remedy="crop or shrink it first") from error
+    except Exception as error:  # the libraries raise whatever their parsers stumble over
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(
+            f"the image is damaged: {reason}", where=name, remedy="copy it again from its source"
+        ) from error
+
+
+def _decoded(data: bytes, name: str, options: ReadOptions) -> ReadImage:
+    """The image of a file's bytes; damage shows as any exception."""
     if data[128:132] == b"DICM" or name.lower().endswith((".dcm", ".dicom")):
         from unimedvl.dicom import from_dicom
 
@@ -162,9 +178,12 @@ def _file_bytes(path: Path) -> bytes:
 
 def _from_pillow(image: Image.Image, name: str, options: ReadOptions) -> ReadImage:
     steps: list[str] = []
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-        steps.append("turned upright by its EXIF orientation")
+    try:
+        lying = image.getexif().get(0x0112, 1) != 1
+        image = ImageOps.exif_transpose(image) if lying else image
+        steps += ["turned upright by its EXIF orientation"] if lying else []
+    except Exception:  # the parser raises anything; the pixels are good all the same
+        steps.append("broken EXIF left out")
     if image.mode in _DEEP_MODES or options.window:
         deep = np.asarray(image if image.mode in _DEEP_MODES else image.convert("L"), dtype=np.float64)
         deep_image = gray(deep, options.window, steps)
@@ -223,10 +242,11 @@ def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
     except ImportError as error:
         raise DataError("NIfTI needs nibabel", where=name, remedy="pip install 'unimedvl[io]'") from error
     try:
-        raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        raw = _unzipped(data, name) if data[:2] == b"\x1f\x8b" else data
         kind = nibabel.Nifti2Image if raw[4:7] == b"n+2" else nibabel.Nifti1Image
-        volume = nibabel.as_closest_canonical(kind.from_bytes(raw))
-        values = np.asarray(volume.dataobj, dtype=np.float64)
+        image = kind.from_bytes(raw)
+        check_pixels(max(image.shape[:3], default=0) * sorted((1, *image.shape[:3]))[-2], name)
+        values = np.asanyarray(nibabel.as_closest_canonical(image).dataobj)
     except _nifti_errors() as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"the NIfTI file is damaged: {reason}", where=name, remedy="copy it again") from error
@@ -238,8 +258,27 @@ def _from_nifti(data: bytes, name: str, options: ReadOptions) -> ReadImage:
     plane, what = _slice_of(values, options.slice, name)
     steps.append(what)
     # Canonical axes run to the right, front and top; a picture's rows run down.
-    image = gray(np.rot90(plane), options.window, steps)
-    return ReadImage(image, name, tuple(steps))
+    shown = gray(np.rot90(plane.astype(np.float64)), options.window, steps)
+    return ReadImage(shown, name, tuple(steps))
+
+
+def check_pixels(count: int, name: str) -> None:
+    """Refuse an image of more pixels than Pillow opens without a warning.
+
+    Raises:
+        ImageTooLargeError: it has.
+    """
+    if Image.MAX_IMAGE_PIXELS and count > Image.MAX_IMAGE_PIXELS:
+        raise ImageTooLargeError(f"{count} pixels", where=name, remedy="crop or shrink the image first")
+
+
+def _unzipped(data: bytes, name: str) -> bytes:
+    """What a gzip file holds, if it is no bomb."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise ImageTooLargeError(f"over {_MOST_BYTES} bytes unpacked", where=name, remedy="cut the volume first")
+    return raw
 
 
 def _nifti_errors() -> tuple[type[Exception], ...]:

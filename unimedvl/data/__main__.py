@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from unimedvl.processor import ImageTransform
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("a seed is 0 or more")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m unimedvl.data", description="Look after data files, and make them.")
@@ -44,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     sets = build.add_subparsers(dest="set", required=True, metavar="SET")
     mini = sets.add_parser("mini", help="a small one, for trying out", description="Make a small data set.")
     mini.add_argument("--out", type=Path, required=True, metavar="DIR")
-    mini.add_argument("--seed", type=int, default=0)
+    mini.add_argument("--seed", type=_seed, default=0)
     return main
 
 
@@ -166,6 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _COMMANDS[options.command](options)
     except UniMedVLError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.strerror or error} ({error.filename}); give another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

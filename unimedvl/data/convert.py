@@ -133,9 +133,15 @@ def _aside(out: Path) -> Iterator[Path]:
 
 def _put(folder: Path, out: Path) -> None:
     """Give the complete folder its name; what stood there goes when ``folder``'s parent does."""
+    old = folder.parent / "old"
     if out.exists():
-        out.rename(folder.parent / "old")
-    folder.rename(out)
+        out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
 
 
 def _write(folder: Path, source: Source, rows_per_shard: int, report: Report, quiet: bool) -> int:

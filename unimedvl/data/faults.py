@@ -71,21 +71,27 @@ class Tally:
             for name, count in its.items():
                 mine[name] = mine.get(name, 0) + count
 
-    def check(self, max_bad_fraction: float) -> None:
+    def check(self, max_bad_fraction: float, waiting: int) -> None:
         """Stop when too many rows are bad.
 
+        Args:
+            waiting: rows that were read and are not in a batch yet.
+
         Raises:
-            DataError: more than ``max_bad_fraction`` of at least 100 rows are bad, or none of 1,000 fits the limit.
+            DataError: of at least 100 rows more are bad than chance makes of ``max_bad_fraction`` (four standard
+                deviations), or none of 1,000 fits the limit.
         """
-        if self.seen >= _ENOUGH and self.bad > max_bad_fraction * self.seen:
+        read = self.seen + waiting
+        expected = max_bad_fraction * read
+        if read >= _ENOUGH and self.bad > expected + 4 * expected**0.5:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.faults.items()))
             worst = max(self.faults, key=lambda reason: self.faults[reason])
             raise DataError(
-                f"{self.bad} of {self.seen} rows cannot be used: {counts}; the first: {self.first[worst]}",
+                f"{self.bad} of {read} rows cannot be used: {counts}; the first: {self.first[worst]}",
                 where="max_bad_fraction",
                 remedy=f"see them with `python -m unimedvl.data validate`, or allow more than {max_bad_fraction:g}",
             )
-        if not self.used and self.too_long >= 10 * _ENOUGH:
+        if not self.used + waiting and self.too_long >= 10 * _ENOUGH:
             raise DataError(
                 f"{self.too_long} rows and none fits the token limit; the first: {self.first[TOO_LONG]}",
                 where="max_sample_tokens",

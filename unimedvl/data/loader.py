@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unimedvl.data.faults import Tally
 from unimedvl.data.stream import LoadedBatch, Shard, ShardState, Stream, spread, state_from
-from unimedvl.errors import CheckpointError, ConfigError
+from unimedvl.errors import CheckpointError, ConfigError, UniMedVLError
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,16 @@ class PackedLoader:
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         for loaded in self._loader():
+            if isinstance(loaded, UniMedVLError):
+                raise loaded
             self._yielded += 1
             self._states[loaded.shard] = loaded.state
             self.tally.add(loaded.tally)
-            self.tally.check(self.stream.settings.max_bad_fraction)
+            waiting = sum(len(state.queue) for state in self._states.values())
+            self.tally.check(self.stream.settings.max_bad_fraction, waiting)
             yield loaded
 
-    def _loader(self) -> DataLoader[LoadedBatch]:
+    def _loader(self) -> DataLoader[LoadedBatch | UniMedVLError]:
         lanes, takers = self.shards // self.world, max(1, self.workers)
         # The data loader asks its workers in turns, the first one first.
         numbers = [(self._yielded + turn) * self.world + self.rank for turn in range(lanes)]
@@ -119,8 +122,9 @@ class PackedLoader:
             self.shards, self._yielded = count, done // self.world
         else:
             log.warning(
-                "%d shards do not divide among %d ranks: the data go on with %d, the same rows in other batches",
-                *(count, self.world, self.shards),
+                "%d shards after %d batches do not divide among %d ranks: the data go on with %d shards, the same rows "
+                "in other batches",
+                *(count, done, self.world, self.shards),
             )
             merged, self._yielded = spread(merged, self.shards), 0
         self._states = merged
@@ -131,17 +135,23 @@ class PackedLoader:
                 self.tally.add(Tally.from_state(state["tally"]))
 
 
-class _Lanes(IterableDataset[LoadedBatch]):
-    """The shards of each worker, which take turns."""
+class _Lanes(IterableDataset[LoadedBatch | UniMedVLError]):
+    """The shards of each worker, which take turns; an error is the last thing that comes.
+
+    Raised in a worker, it would arrive wrapped in that process's traceback.
+    """
 
     def __init__(self, shards: list[list[Shard]]) -> None:
         self.shards = shards
 
-    def __iter__(self) -> Iterator[LoadedBatch]:
+    def __iter__(self) -> Iterator[LoadedBatch | UniMedVLError]:
         worker = get_worker_info()
         lanes = [iter(shard) for shard in self.shards[worker.id if worker else 0]]
-        while True:
-            yield from (next(lane) for lane in lanes)
+        try:
+            while True:
+                yield from (next(lane) for lane in lanes)
+        except UniMedVLError as error:
+            yield error
 
 
 def _allow_open_files() -> None:

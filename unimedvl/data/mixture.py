@@ -16,6 +16,7 @@ import numpy as np
 from unimedvl.errors import ConfigError
 
 BLOCK = 1024  # positions over which the wanted shares are met to one draw
+_BLOCKS_KEPT, _COUNTED_AT_ONCE = 8, 65_536
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -72,12 +73,13 @@ class Mixture:
         self._edges = np.minimum(np.cumsum(self.shares), 1.0)
         self._edges[-1] = 1.0
         self._offset = float(np.random.default_rng([seed, 0]).random())
-        self._last: tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+        self._blocks: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._counted = 0, np.zeros(len(self.parts), np.int64)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the same position would give another row."""
+        """Changes with what decides a draw: names, families and numbers of rows, shares, seed; not with contents."""
         described = [[part.name, part.family, part.rows] for part in self.parts]
         text = json.dumps([described, [round(share, 12) for share in self.shares], self.seed])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -98,19 +100,29 @@ class Mixture:
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Part of every position of a block, how often it came before in the block, and before the block."""
-        if self._last is None or self._last[0] != block:
-            self._last = block, self._computed(block)
-        return self._last[1]
+        if block not in self._blocks:
+            if len(self._blocks) == _BLOCKS_KEPT:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[block] = self._computed(block)
+        return self._blocks[block]
+
+    def _before(self, block: int) -> np.ndarray:
+        """int64 (parts,), draws of each part before a block; counted on from the last one asked for."""
+        start, counts = self._counted if self._counted[0] <= block else (0, np.zeros(len(self.parts), np.int64))
+        for first in range(start, block, _COUNTED_AT_ONCE):
+            counts = counts + self._counts(np.arange(first, min(first + _COUNTED_AT_ONCE, block))).sum(axis=0)
+        self._counted = block, counts
+        return counts
 
     def _computed(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = self._counts(np.arange(block + 1))
-        parts = np.repeat(np.arange(len(self.parts)), counts[-1])
+        before = self._before(block)
+        parts = np.repeat(np.arange(len(self.parts)), self._counts(np.array([block]))[0])
         parts = np.random.default_rng([self.seed, 1, block]).permutation(parts)
         ranks = np.empty(BLOCK, dtype=np.int64)
         for part in range(len(self.parts)):
             places = np.flatnonzero(parts == part)
             ranks[places] = np.arange(len(places))
-        return parts, ranks, counts[:-1].sum(axis=0)
+        return parts, ranks, before
 
     def _counts(self, blocks: np.ndarray) -> np.ndarray:
         """int64 (blocks, parts): systematic sampling, its offset stepping by the golden ratio from block to block."""

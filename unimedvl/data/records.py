@@ -36,6 +36,8 @@ _ALIASES: dict[str, Family] = {
     **dict.fromkeys(("reconstruction", "understandingreconstruction"), "reconstruction"),
 }
 
+_URL_SAFE = str.maketrans("-_", "+/")  # the other alphabet of base64
+
 
 class RecordError(DataError):
     """A row that cannot be used.
@@ -183,9 +185,13 @@ def _captions_form(values: Mapping[str, Any]) -> Record:
     captions = values["captions"]
     captions = _nested_json(captions, "captions") if isinstance(captions, str) else captions
     chosen = list(captions.values()) if isinstance(captions, Mapping) else captions
-    if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not all(isinstance(one, str) for one in chosen):
+    if (
+        not isinstance(chosen, Sequence)
+        or isinstance(chosen, str)
+        or not all(isinstance(one, str | None) for one in chosen)
+    ):
         raise RecordError("wrong type", "captions holds no texts", remedy="give a JSON object or list of texts")
-    texts = tuple(_encodable(one, "captions") for one in chosen if one.strip())
+    texts = tuple(_encodable(one, "captions") for one in chosen if one and one.strip())
     if not texts:
         raise RecordError("empty text", "captions are empty")
     return Record("t2i", **_about(values), outputs=_images(values, "image"), captions=texts)
@@ -230,6 +236,8 @@ def _turns(values: Mapping[str, Any], name: str) -> tuple[Turn, ...]:
     if turns is None:
         raise RecordError("missing field", f"no {name}")
     turns = _nested_json(turns, name) if isinstance(turns, str) else turns
+    if isinstance(turns, Mapping) and {"from", "value"} <= turns.keys():  # how datasets store a sequence of objects
+        turns = [{"from": who, "value": what} for who, what in zip(turns["from"], turns["value"], strict=False)]
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not all(isinstance(one, Mapping) for one in turns):
         raise RecordError("wrong type", f"{name} is no list of objects")
     result = []
@@ -268,7 +276,7 @@ def _side(values: Mapping[str, Any], name: str, side: str) -> int | None:
 
 
 def _content(value: Mapping[str, Any], name: str) -> ImageRef:
-    if (data := value.get("bytes")) is not None and isinstance(data, bytes):
+    if (data := value.get("bytes")) and isinstance(data, bytes):
         return ImageRef(data=data)
     if (encoded := value.get("base64") or value.get("bytes")) is not None:
         return ImageRef(data=_decoded(encoded, name))
@@ -288,7 +296,8 @@ def _plain_image(value: Any, name: str) -> ImageRef:
 def _decoded(value: Any, name: str) -> bytes:
     try:
         encoded = value.split(",", 1)[1] if value.startswith("data:") else value
-        return base64.b64decode(encoded, validate=True)
+        standard = "".join(encoded.split()).translate(_URL_SAFE)
+        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (binascii.Error, ValueError, TypeError, AttributeError, IndexError) as error:
         raise RecordError("damaged image", f"{name} is not base64: {error}") from error
 

@@ -72,7 +72,7 @@ class Source:
         table, inside = self._place(number)
         arrow: Any = self._tables[table][inside : inside + 1]
         (columns,) = arrow.to_pylist()
-        if set(columns) != {_LINE}:
+        if self.files[table].suffix == ".parquet":
             return columns
         try:
             return columns[_LINE].encode("latin-1").decode("utf-8-sig")
@@ -113,10 +113,13 @@ def _found(pattern: str, name: str) -> list[Path]:
     paths = [Path(pattern)] if Path(pattern).is_file() else sorted(Path(path) for path in glob.glob(pattern))
     if not paths:
         raise DataError("no such data file", where=f"{name}: {pattern}", remedy="check the path")
-    if wrong := [path for path in paths if path.suffix not in SUFFIXES]:
-        raise DataError(
-            f"{wrong[0].suffix!r} is no data file", where=str(wrong[0]), remedy=f"give {', '.join(SUFFIXES)}"
-        )
+    for path in paths:
+        if path.is_dir():
+            raise DataError("a folder, not a data file", where=str(path), remedy="name its files, such as DIR/*.jsonl")
+        if "::" in str(path):
+            raise DataError("'::' in a name", where=str(path), remedy="rename it: datasets take it for a chain of URLs")
+        if path.suffix not in SUFFIXES:
+            raise DataError(f"{path.suffix!r} is no data file", where=str(path), remedy=f"give {', '.join(SUFFIXES)}")
     return paths
 
 
@@ -126,13 +129,14 @@ def _opened(path: Path, cache: Path | None) -> Dataset:
     from pyarrow.lib import ArrowException
 
     folder: Any = None if cache is None else str(cache)
+    file = glob.escape(str(path.resolve()))  # what is passed on is a pattern
     if not path.stat().st_size:
         return Dataset.from_dict({_LINE: []})
     try:
         if path.suffix == ".jsonl":
             return load_dataset(
                 "text",
-                data_files=str(path.resolve()),
+                data_files=file,
                 split="train",
                 cache_dir=folder,
                 encoding="latin-1",  # bytes as they are: whether they are UTF-8 is a matter of each line
@@ -142,8 +146,8 @@ def _opened(path: Path, cache: Path | None) -> Dataset:
             features = Features({_LINE: Value("large_string")})
             # The arguments name the cached table, so a changed file is read again.
             return Dataset.from_generator(_json_rows, gen_kwargs=changed, features=features, cache_dir=folder)
-        return load_dataset("parquet", data_files=str(path.resolve()), split="train", cache_dir=folder)
-    except (DatasetGenerationError, ArrowException) as error:
+        return load_dataset("parquet", data_files=file, split="train", cache_dir=folder)
+    except (DatasetGenerationError, ArrowException, ValueError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, DataError):
             raise cause from None

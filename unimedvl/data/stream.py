@@ -139,6 +139,7 @@ class Shard:
     count: int
     state: ShardState | None = None
     _window: dict[int, Draft] = field(default_factory=dict)
+    _tokens: int = 0  # in the window
     _seen: Tally = field(default_factory=Tally)
 
     def __iter__(self) -> Iterator[LoadedBatch]:
@@ -156,6 +157,7 @@ class Shard:
             positions = list(self._window)
             chosen = fullest([draft.tokens for draft in self._window.values()], settings.max_tokens)
             drafts = {positions[number]: self._window.pop(positions[number]) for number in chosen}
+            self._tokens -= sum(draft.tokens for draft in drafts.values())
             rows = tuple(self.stream.row(position, draft) for position, draft in drafts.items())
             for row in rows:
                 tally.use(row.family, row.source)
@@ -166,8 +168,7 @@ class Shard:
 
     def _wants_more(self) -> bool:
         settings = self.stream.settings
-        tokens = sum(draft.tokens for draft in self._window.values())
-        return len(self._window) < settings.lookahead or tokens < _BUDGETS_AHEAD * settings.max_tokens
+        return len(self._window) < settings.lookahead or self._tokens < _BUDGETS_AHEAD * settings.max_tokens
 
     def _visit(self, position: int, tally: Tally) -> None:
         """Let the row at a position wait to be packed, or count why it cannot be."""
@@ -177,15 +178,16 @@ class Shard:
         except RecordError as error:
             for each in (tally, self._seen):
                 each.fault(error.reason, f"{self.stream.location(position)}: {error}")
-            self._seen.check(settings.max_bad_fraction)
+            self._seen.check(settings.max_bad_fraction, len(self._window))
             return
         if draft.tokens > settings.sample_limit:
             text = f"{self.stream.location(position)}: {draft.tokens} tokens, over the limit of {settings.sample_limit}"
             for each in (tally, self._seen):
                 each.overlong(text)
-            self._seen.check(settings.max_bad_fraction)
+            self._seen.check(settings.max_bad_fraction, len(self._window))
             return
         self._window[position] = draft
+        self._tokens += draft.tokens
 
 
 def spread(states: Mapping[int, ShardState], count: int) -> dict[int, ShardState]:

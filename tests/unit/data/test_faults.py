@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -40,19 +41,30 @@ def test_few_rows_do_not_stop_a_run():
     tally = Tally()
     for _ in range(99):
         tally.fault("bad JSON", "a.jsonl:1")
-    tally.check(0.0)
+    tally.check(0.0, 0)
     tally.fault("bad JSON", "a.jsonl:1")
     with pytest.raises(DataError, match="100 of 100 rows cannot be used: 100 bad JSON; the first: a.jsonl:1"):
-        tally.check(0.5)
+        tally.check(0.5, 0)
+    tally.check(0.5, 200)  # two hundred good ones wait to be packed
 
 
-def test_the_fraction_is_of_all_rows():
+def test_chance_does_not_stop_a_run():
+    """3 % of bad rows under a limit of 5 %: never, over 200 runs that check after every row."""
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        tally = Tally()
+        for bad in generator.random(600) < 0.03:
+            tally.fault("missing image", "a") if bad else tally.use("text", "s")
+            tally.check(0.05, 0)
+
+
+def test_too_many_bad_rows_are_found():
     tally = Tally()
-    for number in range(200):
-        tally.use("text", "s") if number % 10 else tally.fault("missing image", "a")
-    tally.check(0.1)
-    with pytest.raises(DataError, match="20 of 200"):
-        tally.check(0.09)
+    for number in range(2000):
+        tally.fault("missing image", "a") if number % 10 == 0 else tally.use("text", "s")
+    tally.check(0.1, 0)
+    with pytest.raises(DataError, match="200 of 2000"):
+        tally.check(0.06, 0)
 
 
 def test_moments_are_kept_to_the_last_bit(tmp_path, caplog):

@@ -300,12 +300,24 @@ def test_broken_rows_are_counted_and_passed_over(stream, folder, tmp_path, worke
     assert "broken.jsonl:" in caplog.text
 
 
+def test_waiting_rows_count_as_good(stream, tmp_path):
+    """Thousands of short rows wait before the first batch; 2 % of broken ones must not look like all."""
+    good = json.dumps(
+        {"main_task_type": "text", "message": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    )
+    (tmp_path / "t.jsonl").write_text("\n".join("{" if number % 50 == 0 else good for number in range(3000)))
+    source = SourceSettings("t", "text", (str(tmp_path / "t.jsonl"),))
+    loader = PackedLoader(stream(sources=(source,), weights=FamilyWeights(text=1), max_tokens=8192))
+    assert take(loader, 2)[0].fill > 0.99
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_broken_rows_stop_the_run(stream, folder, tmp_path, workers):
     source = broken(folder, tmp_path, every=2)
     loader = PackedLoader(stream(sources=(source,), weights=FamilyWeights(i2t=1), workers=workers))
-    with pytest.raises(DataError, match="rows cannot be used: .*max_bad_fraction"):
+    with pytest.raises(DataError, match="rows cannot be used: .*max_bad_fraction") as caught:
         take(loader, 100)
+    assert "\n" not in str(caught.value)  # from a worker too
 
 
 def test_only_broken_rows_stop_the_run(stream, tmp_path):

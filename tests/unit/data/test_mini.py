@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,12 @@ def test_a_folder_with_something_else_is_kept(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "x"
 
 
+def test_built_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert build(".").folder == tmp_path
+    assert (tmp_path / "manifest.json").is_file()
+
+
 def test_six_modalities_and_every_task_in_every_split(mini, index):
     counted = Counter((item["modality"], item["split"]) for item in index)
     for modality in ("CFP", "CXR", "CT", "HIS", "MRI", "US"):
@@ -63,7 +69,7 @@ def test_six_modalities_and_every_task_in_every_split(mini, index):
     for split in SPLITS:
         for task in TASKS:
             assert rows(mini, split, task), (split, task)
-    assert sum(item["plane"] == "axial" and item["source"] == VOLUME for item in index) > 80
+    assert sum(item["source"] == VOLUME for item in index) > 150
 
 
 def test_every_row_is_a_record_whose_images_are_there(mini):
@@ -93,6 +99,23 @@ def test_no_test_pixel_is_in_training(index):
                 else:
                     (left, top, right, bottom), box = region["box"], its["box"]
                     assert right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top, source
+
+
+def test_planes_do_not_cross(index):
+    """The parts of the volume that the planes cut share no voxel."""
+    boxes = {item["plane"]: item["region"]["voxels"] for item in index if item["source"] == VOLUME}
+    assert len(boxes) == 3
+    for one, two in combinations(boxes.values(), 2):
+        assert any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(one, two, strict=True))
+
+
+def test_no_answer_contradicts_another(mini):
+    """CT is made with X-rays; a chest may show a shoulder."""
+    for split in SPLITS:
+        for row in rows(mini, split, "vqa"):
+            question, answer = (turn["value"] for turn in row["message"])
+            assert not (row["modality"] == "CT" and "by X-ray" in question)
+            assert not (row["modality"] == "CXR" and "shoulder" in question and answer == "No.")
 
 
 def test_no_picture_is_in_two_splits(mini):
@@ -150,6 +173,7 @@ def test_counterfactuals_change_one_place_only(mini):
         before, after = pixels(mini, "test", row["input_img"][0]), pixels(mini, "test", row["output_img"][0])
         changed = np.abs(before - after).max(axis=-1) > 1
         assert 0.01 < changed.mean() < 0.4
+        assert np.abs(before - after).max() >= 50  # to be seen
         assert "rendered" in row["message"][1]["value"]
         ys, xs = np.nonzero(changed)
         assert ys.max() - ys.min() < SIDE * 0.8

@@ -64,7 +64,7 @@ def test_llava_form():
     assert parse_record({"conversations": plain}).family == "text"
 
 
-@pytest.mark.parametrize("captions", [{"a": "one", "b": "two"}, '{"a": "one", "b": "two"}', ["one", "two"]])
+@pytest.mark.parametrize("captions", [{"a": "one", "b": "two", "c": None}, '{"a": "one", "b": "two"}', ["one", "two"]])
 def test_captions_form(captions):
     record = parse_record({"image": png(), "captions": captions})
     assert (record.family, record.captions, record.turns) == ("t2i", ("one", "two"), ())
@@ -79,6 +79,8 @@ def test_captions_form(captions):
         {"base64": base64.b64encode(png()).decode()},
         "data:image/png;base64," + base64.b64encode(png()).decode(),
         base64.b64encode(png() + b"\0" * 2000).decode(),
+        {"base64": base64.encodebytes(png()).decode()},
+        {"base64": base64.urlsafe_b64encode(png()).decode().rstrip("=")},
         {"bytes": base64.b64encode(png()).decode()},
         png(),
     ],
@@ -86,6 +88,17 @@ def test_captions_form(captions):
 def test_images_inside_a_row(reference):
     record = parse_record(own(input_img=[reference]))
     assert record.inputs[0].read(None).getpixel((0, 0)) == (200, 10, 30)
+
+
+def test_a_sequence_as_datasets_store_it():
+    turns = {"from": ["human", "gpt"], "value": ["<image>What?", "This."]}
+    assert parse_record({"conversations": turns, "image": "a.png"}).turns[1] == Turn("gpt", "This.")
+
+
+def test_broken_exif_costs_nothing(tmp_path):
+    image = Image.new("RGB", (5, 4))
+    image.save(tmp_path / "a.png", exif=b"Exif\0\0XXnothing")
+    assert ImageRef("a.png").read(tmp_path).size == (5, 4)
 
 
 def test_paths_start_at_the_root(tmp_path):

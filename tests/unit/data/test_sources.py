@@ -68,6 +68,24 @@ def test_many_files_of_many_kinds(tmp_path):
     assert Source("s", files, root=tmp_path / "r", cache=tmp_path / "cache").root(5) == tmp_path / "r"
 
 
+def test_names_are_no_patterns(tmp_path):
+    lines(tmp_path / "a*b.jsonl", ROW)
+    lines(tmp_path / "aXb.jsonl", ROW, ROW)
+    (tmp_path / "set[1]").mkdir()
+    lines(tmp_path / "set[1]" / "c.jsonl", ROW)
+    for name in ("a*b.jsonl", "set[1]/c.jsonl"):
+        assert len(Source("s", [tmp_path / name], cache=tmp_path / "cache")) == 1
+    (tmp_path / "dir.jsonl").mkdir()
+    with pytest.raises(DataError, match="a folder, not a data file"):
+        Source("s", [str(tmp_path / "dir.json*")], cache=tmp_path / "cache")
+
+
+def test_a_column_called_text_is_no_line(tmp_path):
+    pq.write_table(pa.Table.from_pylist([{"text": "\u20ac"}]), tmp_path / "t.parquet")
+    with pytest.raises(RecordError, match="neither message, conversations nor captions"):
+        Source("s", [tmp_path / "t.parquet"], cache=tmp_path / "cache").record(0)
+
+
 def test_files_that_cannot_be_used(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "empty.jsonl").write_text("")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -16,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from unimedvl.data.mini import card, dialogues, edits, sheets
+from unimedvl.data.mini.tokenizer import write_tokenizer
 from unimedvl.data.mini.views import VOLUME, View, all_views, package_file, shipped_files
+from unimedvl.data.records import IMAGE_MARK
 from unimedvl.errors import DataError
 
 NAME = "UniMed-Mini"
@@ -24,7 +25,7 @@ VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 # Task -> views that it is made of.
-_PAIRS: dict[str, tuple[Callable[[View], bool], Callable[[View, np.random.Generator], edits.Pair]]] = {
+_PAIRS: dict[str, tuple[Callable[[View], bool], Callable[[View, np.random.Generator], edits.Pair | None]]] = {
     "super_resolution": (lambda view: True, edits.super_resolution),
     "segmentation": (lambda view: view.source == VOLUME, edits.segmentation),
     "staining": (lambda view: view.source == "ihc", edits.staining),
@@ -75,7 +76,7 @@ def build(out: str | Path, seed: int = 0) -> Built:
     Raises:
         DataError: the folder holds something else, or a package of the extra ``mini`` is absent.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     _check_target(out)
     for _, module, file in shipped_files():
         package_file(module, file)
@@ -90,9 +91,12 @@ def build(out: str | Path, seed: int = 0) -> Built:
                 message = _turns(question, answer)
                 writer.row(split, "text", None, main_task_type="text", sub_task_type="fact", message=message)
         _write(writer)
+        texts = (turn["value"] for (split, _), own in writer.rows.items() if split == "train" for row in own
+                 for turn in row["message"])  # fmt: skip
+        write_tokenizer((text.replace(IMAGE_MARK, "") for text in texts), folder / "tokenizer")
         built = _manifest(writer, seed)
         if out.exists():
-            shutil.rmtree(out)
+            out.replace(Path(aside) / "before")  # goes with the folder aside
         folder.replace(out)
     return Built(out, built["images"], built["rows"], built["sha256"])
 
@@ -129,14 +133,15 @@ def _add_view(writer: _Writer, view: View, number: int, rng: np.random.Generator
     )  # fmt: skip
     writer.shown["task t2i"].append(sheets.Entry((view.image,), request, view.split))
     for task, (fits, make) in _PAIRS.items():
-        if fits(view):
-            _add_pair(writer, view, ref, name, task, make(view, rng))
+        pair = make(view, rng) if fits(view) else None
+        if pair is not None:
+            _add_pair(writer, view, ref, name, task, pair)
 
 
 def _understand(
     writer: _Writer, view: View, ref: dict[str, Any], task: str, kind: str, question: str, answer: str
 ) -> None:
-    message = _turns(f"<image>\n{question}", answer)
+    message = _turns(f"{IMAGE_MARK}\n{question}", answer)
     writer.row(
         view.split, task, view, main_task_type="understanding", sub_task_type=kind, input_img=[ref], message=message
     )

@@ -28,7 +28,7 @@ _ORIGINS = {
     "ct_abdomen": ("CT slice of the abdomen", "package: MIT"),
     "ct_head": ("CT slice of a head", "package: MIT"),
     "ct_head_bone": ("CT slice of a head with coarsely quantized soft tissue", "package: MIT"),
-    "ct_spine": ("CT slice through a vertebra", "package: MIT"),
+    "ct_spine": ("CT slice through a vertebra and the muscles of the back", "package: MIT"),
     "ct_perfusion": ("CT perfusion map of a brain, from an enhanced CT test file", "package: MIT"),
     "mr_shoulder": ("MR slice of a shoulder, DICOM test image", "package: MIT"),
     "mr_abdomen": ("MR slice of an abdomen", "package: MIT"),
@@ -105,22 +105,24 @@ ships such an image. XR is a radiograph of a leg; the paper's list has chest rad
 
 ## Splits
 
-No pixel of a validation or test view is in a training view of the same kind:
+No pixel of a validation or test view is in a training view:
 
 - single pictures (all but the two below): bands across the longer side, test between two bands of training, 2 % of the
   side apart;
 - the ultrasound loop: blocks of frames, 5 frames apart. The heart beats on, so test frames resemble training frames;
-- the MNI152 volume: in each plane blocks of 3 slices for test and for validation, 3 mm away from training slices.
-  Slices of *different* planes cross each other in single lines, which whole slices of one volume cannot avoid. The
-  template is symmetric, so sagittal slices are of one half only: the other half's would be the same pictures.
+- the MNI152 volume: each plane cuts a part of the brain of its own (axial: above 84 mm of the volume; coronal: below
+  81 mm, the front; sagittal: below 81 mm, the back), so slices of different planes never cross. In each plane blocks of
+  3 slices are for test and for validation, 3 mm away from training slices, which they resemble. The template is
+  symmetric, so sagittal slices are of one half only: the other half's would be the same pictures.
 
 `images.jsonl` gives the region of every view. Views come from few patients (18 sources, one subject each, the template
 an average of 152): a test score says that the framework learns, nothing about patients.
 
 ## Tasks
 
-- **vqa, caption, t2i**: modality, body part, plane, position and side come from the files' headers and the geometry of
-  the crop; yes and no are equally likely. The side of a chest crop is the patient's.
+- **vqa, caption, t2i**: modality, body part, plane, position and side come from the files' headers, what the whole
+  picture shows and the geometry of the crop; a small crop need not show what makes its body part known. Yes and no are
+  equally likely. The side of a chest crop is the patient's.
 - **text**: facts about imaging; test wordings never occur in training.
 - **super_resolution**: a quarter of the sides by bicubic interpolation, shown at full size by nearest neighbor.
 - **segmentation**: gray matter at probability over 0.5, the lowest threshold at which no voxel is gray and white matter
@@ -129,6 +131,8 @@ an average of 152): a test score says that the framework learns, nothing about p
 - **cross_modal**: a T1 weighted slice to its white matter map.
 - **counterfactual**: **synthetic**. A smooth blob is rendered into a real crop of a lung or taken away; it is not a
   disease.
+
+`tokenizer/` holds a small tokenizer learned from the training texts.
 
 ## Sources
 

@@ -20,9 +20,16 @@ SPOKEN = {
 _BODIES = ("abdomen", "brain", "chest", "colon", "head", "heart", "leg", "lymph node", "retina", "shoulder")
 # A "no" must be true: a picture of the one may show the other.
 _OVERLAPS = {
-    "brain": ("head",), "head": ("brain",), "chest": ("heart",), "heart": ("chest",), "spine": ("abdomen",),
-    "soft tissue": _BODIES, "abdomen": ("colon",), "pelvis": ("abdomen",),
-}  # fmt: skip
+    "abdomen": ("colon",),
+    "back": ("abdomen", "chest", "colon", "shoulder"),
+    "brain": ("head",),
+    "chest": ("heart", "shoulder", "abdomen"),
+    "head": ("brain",),
+    "heart": ("chest",),
+    "pelvis": ("abdomen", "colon"),
+    "soft tissue": _BODIES,
+}
+
 _WORD = {"CFP": "fundus photography", "HIS": "histology", "CXR": "X-ray", "XR": "X-ray", "CT": "CT", "MRI": "MRI",
          "US": "ultrasound"}  # fmt: skip
 
@@ -126,9 +133,11 @@ def questions(view: View, rng: np.random.Generator) -> Iterator[tuple[str, str, 
         if answer:
             yield kind, _one(_QUESTIONS[kind], rng), f"{answer[0].upper()}{answer[1:]}."
     word = _WORD[view.modality]
+    # CT is made with X-rays, so neither answer to "by X-ray?" would be right.
+    words = {*_WORD.values()} - {word} - ({"X-ray"} if word == "CT" else set())
     bodies = [body for body in _BODIES if body not in (view.body, *_OVERLAPS.get(view.body, ()))]
     for kind, truth, others, wording in (
-        ("modality yes/no", word, sorted({*_WORD.values()} - {word}), "Was this image made by {}?"),
+        ("modality yes/no", word, sorted(words), "Was this image made by {}?"),
         ("body part yes/no", view.body, bodies, "Does this image show the {}?"),
     ):
         if others:

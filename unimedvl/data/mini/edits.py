@@ -11,6 +11,7 @@ from unimedvl.data.mini.dialogues import RESPONSES, ask_edit, place_words
 from unimedvl.data.mini.views import SIDE, View
 
 FACTOR = 4
+_DARK = 160.0  # gray level of lung under which an opacity adds at least 50
 _DENSEST = 0.08  # hematoxylin of the densest nuclei of the slide (its 99.9th percentile): one scale for all crops
 
 
@@ -51,15 +52,19 @@ def staining(view: View, rng: np.random.Generator) -> Pair:
     return _pair("virtual staining", Image.fromarray(gray).convert("RGB"), view.image, rng)
 
 
-def counterfactual(view: View, rng: np.random.Generator) -> Pair:
-    """A chest crop with a rendered opacity and without, one the answer to the other. Synthetic, and called so."""
+def counterfactual(view: View, rng: np.random.Generator) -> Pair | None:
+    """A crop of a lung with a rendered opacity and without, one the answer to the other. Synthetic, and called so.
+
+    None where no place is dark enough for it to be seen.
+    """
     clear = np.asarray(view.image).astype(np.float64)
-    # The darkest of some places: a blob before bone would not be seen.
-    x, y = min(rng.uniform(0.25, 0.75, (6, 2)) * SIDE, key=lambda place: clear[int(place[1]), int(place[0])].sum())
+    x, y = min(rng.uniform(0.25, 0.75, (8, 2)) * SIDE, key=lambda place: _around(clear, *place))
+    if _around(clear, x, y) > _DARK:
+        return None
     radius = rng.uniform(0.08, 0.16) * SIDE
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
     blob = np.exp(-((((columns - x) ** 2 + (rows - y) ** 2) / (2 * radius**2)) ** 2))[..., None]
-    opaque = Image.fromarray(np.rint(clear + (235 - clear) * 0.75 * blob).astype(np.uint8))
+    opaque = Image.fromarray(np.rint(clear + np.clip(235 - clear, 0, None) * 0.75 * blob).astype(np.uint8))
     place = place_words(x, y)
     if rng.integers(2):
         return Pair(
@@ -72,6 +77,11 @@ def counterfactual(view: View, rng: np.random.Generator) -> Pair:
         "Show this chest X-ray without the rendered opacity.",
         f"The round opacity in the {place} part is gone; nothing else has changed. It was rendered, not a disease.",
     )  # fmt: skip
+
+
+def _around(pixels: np.ndarray, x: float, y: float) -> float:
+    """Mean gray level of the 17 x 17 pixels around a place."""
+    return float(pixels[int(y) - 8 : int(y) + 9, int(x) - 8 : int(x) + 9].mean())
 
 
 def _pair(task: str, before: Image.Image, after: Image.Image, rng: np.random.Generator) -> Pair:

@@ -93,7 +93,7 @@ STILLS: tuple[Still, ...] = (
     Still("h_and_e", "wsidicom_data", "data/test_tile.png", "HIS", "soft tissue", 40, "H&E stain"),
     Still(
         "chest", _PYDICOM_DATA, "data/RG1_UNCI.dcm", "CXR", "chest", 110, "frontal",
-        box=(170, 60, 1670, 1940), window=(9_700, 15_000), lungs=True,
+        box=(230, 60, 1570, 1420), window=(9_700, 15_000), lungs=True,
     ),
     Still("leg", _PYDICOM_DATA, "data/RG3_UNCI.dcm", "XR", "leg", 48, "frontal", box=(480, 10, 1160, 1740)),
     Still(
@@ -109,8 +109,8 @@ STILLS: tuple[Still, ...] = (
         "axial", box=(140, 100, 410, 460), window=(400, 1800),
     ),
     Still(
-        "ct_spine", _PYDICOM_DATA, "data/bad_sequence.dcm", "CT", "spine", 40, "soft tissue window",
-        "axial", box=(60, 10, 450, 480),
+        "ct_spine", _PYDICOM_DATA, "data/bad_sequence.dcm", "CT", "back", 40, "soft tissue window",
+        "axial", box=(60, 170, 450, 480),
     ),
     Still(
         "ct_perfusion", _PYDICOM_DATA, "data/eCT_Supplemental.dcm", "CT", "head", 24, "perfusion map",
@@ -156,13 +156,21 @@ PLANES = ("sagittal", "coronal", "axial")
 _LEVELS = {
     "axial": ("lower", "middle", "upper"),
     "coronal": ("posterior", "middle", "anterior"),
-    "sagittal": ("midline", "middle", "lateral"),
+    "sagittal": ("medial", "intermediate", "lateral"),
 }
+# Each plane cuts a part of the brain of its own, so that slices of different planes never cross: axial the upper part,
+# coronal the lower front, sagittal the lower back. The template is symmetric: one half is enough for sagittal slices,
+# the other's would be the same pictures.
+_REGIONS = {
+    "axial": (slice(None), slice(None), slice(84, None)),
+    "coronal": (slice(None), slice(120, None), slice(0, 81)),
+    "sagittal": (slice(98, None), slice(0, 117), slice(0, 81)),
+}
+_SQUARES = {"axial": 188, "coronal": 150, "sagittal": 116}  # millimeters
 # Slices of a repeating block: training, a gap, validation, a gap, training, a gap, test, a gap.
 _SLICES: tuple[tuple[Split | None, int], ...] = (
     ("train", 11), (None, 3), ("validation", 3), (None, 3), ("train", 11), (None, 3), ("test", 3), (None, 3),
 )  # fmt: skip
-_BRAIN = 188  # millimeters
 GRAY_MATTER = 0.5  # the lowest threshold at which no voxel is both gray and white matter
 
 
@@ -221,7 +229,7 @@ def _crops(still: Still, rng: np.random.Generator) -> Iterator[View]:
             if gray[y : y + side, x : x + side].std() < _PLAINEST:
                 continue
             yield View(
-                image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (x, y, x + side, y + side)),
+                image.crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.BICUBIC),
                 still.name, split, still.modality, still.body, {"box": [x, y, x + side, y + side]},
                 plane=still.plane,
                 side=_lung(x + side / 2, box[0], box[2]) if still.lungs else "",
@@ -260,7 +268,7 @@ def _frames() -> Iterator[View]:
         for frame in range(start, stop):
             read = read_image(path, ReadOptions(frame=frame))
             yield View(
-                read.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, _CINE_BOX),
+                read.image.crop(_CINE_BOX).resize((SIDE, SIDE), Image.Resampling.BICUBIC),
                 CINE, split, "US", "heart", {"frame": frame, "box": list(_CINE_BOX)},
                 detail="gray scale",
                 steps=(*read.steps, "cropped and resized"),
@@ -273,25 +281,26 @@ def _slices() -> Iterator[View]:
     check_tissues(volumes["t1"], volumes["gm"], volumes["wm"])
     gray_matter = np.where(volumes["gm"] > GRAY_MATTER * 255, np.uint8(255), np.uint8(0))
     for axis, plane in enumerate(PLANES):
-        filled = (volumes["t1"] > 0).sum(axis=tuple(other for other in range(3) if other != axis))
-        inside = np.flatnonzero(filled > 3000)
-        # The template is symmetric: the other half's sagittal slices are these again, mirrored.
-        first, last = (volumes["t1"].shape[0] // 2 if plane == "sagittal" else int(inside[0])), int(inside[-1])
-        for index in range(first, last + 1):
+        own = _REGIONS[plane]
+        brain = np.flatnonzero((volumes["t1"] > 0).any(axis=tuple(other for other in range(3) if other != axis)))
+        filled = (volumes["t1"][own] > 0).sum(axis=tuple(other for other in range(3) if other != axis))
+        for inside in np.flatnonzero(filled > 1500):
+            index = int(inside) + (own[axis].start or 0)
             split = block_split(index)
             if split is None:
                 continue
-            third = min(2, 3 * (index - first) // (last + 1 - first))
+            first, last = (98, brain[-1]) if plane == "sagittal" else (brain[0], brain[-1])
+            box = [list(part.indices(size)[:2]) for part, size in zip(own, volumes["t1"].shape, strict=True)]
             yield View(
-                _plane(volumes["t1"], axis, index),
-                VOLUME, split, "MRI", "brain", {"axis": axis, "slice": index},
+                _plane(volumes["t1"][own], axis, int(inside)),
+                VOLUME, split, "MRI", "brain", {"axis": axis, "slice": index, "voxels": box},
                 plane=plane,
-                level=_LEVELS[plane][third],
+                level=_LEVELS[plane][int(3 * (index - first) / (last + 1 - first))],
                 detail="T1 weighted",
-                steps=("canonical axes", f"{plane} slice {index}", f"{_BRAIN} mm square resized"),
+                steps=("canonical axes", f"{plane} slice {index} of its part", "square resized"),
                 layers={
-                    "gray matter": _plane(gray_matter, axis, index, smooth=False),
-                    "white matter": _plane(volumes["wm"], axis, index),
+                    "gray matter": _plane(gray_matter[own], axis, int(inside), smooth=False),
+                    "white matter": _plane(volumes["wm"][own], axis, int(inside)),
                 },
             )  # fmt: skip
 
@@ -326,8 +335,9 @@ def _plane(volume: NDArray[np.uint8], axis: int, index: int, *, smooth: bool = T
         values = values[:, ::-1]
     height, width = values.shape
     gray = Image.fromarray(np.ascontiguousarray(values))
-    left, top = (width - _BRAIN) // 2, (height - _BRAIN) // 2
-    square = gray.crop((left, top, left + _BRAIN, top + _BRAIN))  # what lies outside is black
+    side = _SQUARES[PLANES[axis]]
+    left, top = (width - side) // 2, (height - side) // 2
+    square = gray.crop((left, top, left + side, top + side))  # what lies outside is black
     resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return square.resize((SIDE, SIDE), resampling).convert("RGB")
 
