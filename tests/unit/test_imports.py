@@ -17,7 +17,8 @@ PACKAGE = Path(unimedvl.__file__).parent
 ALLOWED = {
     "model": {"model"},
     "data": {"data"},
-    "train": {"train", "model", "data"},
+    # Training answers and draws held-out prompts, as inference does.
+    "train": {"train", "model", "data", "infer"},
     "infer": {"infer", "model", "data.packing"},
     "eval": {"eval", "infer", "data.records"},
 }

@@ -150,7 +150,9 @@ class _Lanes(IterableDataset[LoadedBatch | UniMedVLError]):
         try:
             while True:
                 yield from (next(lane) for lane in lanes)
-        except UniMedVLError as error:
+        except Exception as error:
+            if not isinstance(error, UniMedVLError):
+                raise
             yield error
 
 

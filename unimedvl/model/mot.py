@@ -12,25 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
 
 from unimedvl.config import LlmConfig
 from unimedvl.model.attention import AttentionPlan
 from unimedvl.model.linear import Linear
 from unimedvl.model.loss import LMHead
+from unimedvl.model.recompute import Checkpointing, layer_runner
 
-Checkpointing = Literal["none", "selective", "full"]
 GEN = "_moe_gen"
 
 
@@ -201,10 +194,9 @@ class MoTDecoder(nn.Module):
         """Embedded tokens to normed final states.
 
         ``stage_on`` gives the stage for a device: layers may lie on several.
-        ``checkpointing`` trades memory for time in the backward: ``selective`` keeps the results of matrix
-        products and attention of each layer and recomputes the rest, ``full`` keeps only the layers' inputs.
+        ``checkpointing``: what the backward recomputes, see :func:`unimedvl.model.recompute.layer_runner`.
         """
-        run = _checkpointed(checkpointing) if torch.is_grad_enabled() else _direct
+        run = layer_runner(checkpointing if torch.is_grad_enabled() else "none")
         for layer in self.layers:
             hidden = run(layer, hidden, stage_on)
         return streams([self.get_submodule(f"norm{suffix}")(x) for x, suffix in hidden.each()])
@@ -217,38 +209,3 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = MoTDecoder(config, experts)
         self.lm_head = LMHead(config.hidden_size, config.vocab_size)
-
-
-# The results worth their memory: everything that costs a matrix product. By name, since a backend's operators exist
-# only where it is installed.
-_KEPT = frozenset(
-    {
-        "aten.mm",
-        "aten.addmm",
-        "aten._scaled_dot_product_flash_attention",
-        "aten._scaled_dot_product_flash_attention_for_cpu",
-        "aten._scaled_dot_product_efficient_attention",
-        "aten._scaled_dot_product_cudnn_attention",
-        "flash_attn._flash_attn_varlen_forward",
-        "torch_attn._varlen_attn",
-        "flex_attention",
-    }
-)
-
-
-def _policy(ctx: object, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:
-    kept = str(getattr(op, "overloadpacket", op)) in _KEPT
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def _direct(layer: nn.Module, hidden: Streams, stage_on: StageOn) -> Streams:
-    return layer(hidden, stage_on)
-
-
-def _checkpointed(kind: Checkpointing) -> Callable[[nn.Module, Streams, StageOn], Streams]:
-    if kind == "none":
-        return _direct
-    context_fn = partial(create_selective_checkpoint_contexts, _policy) if kind == "selective" else noop_context_fn
-    return lambda layer, hidden, stage_on: checkpoint(
-        layer, hidden, stage_on, use_reentrant=False, context_fn=context_fn
-    )

@@ -21,7 +21,8 @@ from unimedvl.model.cache import CacheRow
 from unimedvl.model.flow import PositionTable, TimestepEmbedder, interpolate
 from unimedvl.model.layout import Document, documents_of, image_documents
 from unimedvl.model.meta import on_meta
-from unimedvl.model.mot import GEN, Checkpointing, LanguageModel, Stage, Streams, rotary_factors
+from unimedvl.model.mot import GEN, LanguageModel, Stage, Streams, rotary_factors
+from unimedvl.model.recompute import Checkpointing
 from unimedvl.model.vit import Connector, VisionEncoder
 from unimedvl.types import ModelOutput, PackedBatch
 
@@ -136,7 +137,7 @@ class UniMedVL(nn.Module):
         Args:
             batch: on the model's device, its latents encoded.
             cache: the contexts that the samples continue, in order.
-            checkpointing: what the backward recomputes, see :class:`~unimedvl.model.mot.MoTDecoder`.
+            checkpointing: what the backward recomputes, see :func:`~unimedvl.model.recompute.layer_runner`.
 
         Raises:
             ConfigError: the batch holds images for a half that the model lacks, or the backend cannot serve it.
@@ -163,7 +164,7 @@ class UniMedVL(nn.Module):
         documents = documents_of(batch.splits, cache)
         # 1. Embed each kind of token with its own module: und (U, D), gen (G, D).
         und_index, und_order = torch.cat([batch.text_index, batch.vit_index]).sort()
-        und, gen = self._embed_und(batch, und_order, cache), self._embed_gen(batch, cache)
+        und, gen = self._embed_und(batch, und_order, cache, checkpointing), self._embed_gen(batch, cache)
         # 2. Decode both streams.
         stage_on = functools.cache(partial(self._stage, batch, documents, und_index, cache))
         hidden = self.language_model.model(Streams(und, gen), stage_on, checkpointing)
@@ -174,7 +175,9 @@ class UniMedVL(nn.Module):
                 row.advance(document.length)
         return output
 
-    def _embed_und(self, batch: PackedBatch, und_order: Tensor, cache: Sequence[CacheRow] | None) -> Tensor:
+    def _embed_und(
+        self, batch: PackedBatch, und_order: Tensor, cache: Sequence[CacheRow] | None, checkpointing: Checkpointing
+    ) -> Tensor:
         """Text and ViT tokens in sequence order, (U, D)."""
         text_ND = self.language_model.model.embed_tokens(batch.text_ids)
         if not self.config.visual_und or (cache is not None and not batch.vit_lengths):
@@ -183,7 +186,7 @@ class UniMedVL(nn.Module):
         head_dim = vit.hidden_size // vit.num_attention_heads
         plan = self._plan(image_documents(batch.vit_lengths), self.device, head_dim)
         patches = batch.vit_patches.to(self.dtype)
-        vit_VD = self.connector(self.vit_model(patches, batch.vit_position_ids, plan))
+        vit_VD = self.connector(self.vit_model(patches, batch.vit_position_ids, plan, checkpointing))
         vit_VD = vit_VD + self.vit_pos_embed(batch.vit_position_ids)
         return torch.cat([text_ND, vit_VD]).index_select(0, und_order)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from unimedvl.config import VitConfig
 from unimedvl.model.attention import AttentionPlan
+from unimedvl.model.recompute import Checkpointing, layer_runner
 
 
 class VitSelfAttention(nn.Module):
@@ -93,11 +94,14 @@ class VitTransformer(nn.Module):
         self.encoder = VitEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, patches: Tensor, position_ids: Tensor, plan: AttentionPlan) -> Tensor:
+    def forward(
+        self, patches: Tensor, position_ids: Tensor, plan: AttentionPlan, checkpointing: Checkpointing = "none"
+    ) -> Tensor:
         """(V, p*p*3) and int64 (V,) to (V, W)."""
         x_VW = self.embeddings(patches, position_ids)
+        run = layer_runner(checkpointing if x_VW.requires_grad else "none")  # frozen, it has no backward
         for layer in self.encoder.layers:
-            x_VW = layer(x_VW, plan)
+            x_VW = run(layer, x_VW, plan)
         return self.post_layernorm(x_VW)
 
 
@@ -108,17 +112,20 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.vision_model = VitTransformer(config)
 
-    def forward(self, patches: Tensor, position_ids: Tensor, plan: AttentionPlan) -> Tensor:
+    def forward(
+        self, patches: Tensor, position_ids: Tensor, plan: AttentionPlan, checkpointing: Checkpointing = "none"
+    ) -> Tensor:
         """Encode packed patches.
 
         Args:
             patches: (V, p*p*3) in the model's dtype; ``position_ids`` int64 (V,), rows of the learned table.
             plan: attention that keeps images apart.
+            checkpointing: what the backward recomputes of the layers.
 
         Returns:
             (V, W)
         """
-        return self.vision_model(patches, position_ids, plan)
+        return self.vision_model(patches, position_ids, plan, checkpointing)
 
 
 class Connector(nn.Module):

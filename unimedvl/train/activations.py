@@ -27,7 +27,7 @@ from unimedvl.config import ModelConfig
 from unimedvl.model.attention import AttentionPlan
 from unimedvl.model.layout import Document
 from unimedvl.model.meta import on_meta
-from unimedvl.model.mot import Checkpointing
+from unimedvl.model.recompute import Checkpointing
 from unimedvl.model.unimedvl import UniMedVL
 from unimedvl.model.vae import Autoencoder
 from unimedvl.train.parts import freeze

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from unimedvl.config import ModelConfig
 from unimedvl.model.flow import TimestepEmbedder
 from unimedvl.model.layout import documents_of
-from unimedvl.model.mot import Checkpointing
+from unimedvl.model.recompute import Checkpointing
 from unimedvl.train.parts import check_frozen
 from unimedvl.types import PackedBatch, Split
 
@@ -31,7 +31,8 @@ def batch_flops(
     Args:
         frozen: parts (:data:`~unimedvl.train.parts.PARTS`) without weight gradients; where nothing before a product
             is trained, it needs no gradient of its input either.
-        recompute: the checkpointing of the decoder. ``selective`` keeps every product, so only ``full`` adds any.
+        recompute: the checkpointing of decoder and vision encoder. ``selective`` keeps every product, so only ``full``
+            adds any.
 
     Raises:
         ConfigError: a name in ``frozen`` is no part.
@@ -40,7 +41,10 @@ def batch_flops(
     own = ["und", *(["vit", "connector"] * config.visual_und), *(["gen", "flow"] * config.visual_gen)]
     trained = set(own) - set(frozen)
     decoder = _Decoder(config, batch, trained)
-    again = decoder.recomputed() if recompute == "full" and trained else 0
+    again = 0
+    if recompute == "full":
+        again += decoder.recomputed() if trained else 0
+        again += _vision_recomputed(config, batch) if "vit" in trained else 0
     return float(_vision(config, batch, trained) + _flow(config, batch, trained) + decoder.step() + again)
 
 
@@ -78,6 +82,15 @@ def _vision(config: ModelConfig, batch: PackedBatch, trained: set[str]) -> int:
         + _product(patches, width, hidden, weight=connected, source=tuned)
         + _product(patches, hidden, hidden, weight=connected, source=tuned or connected)
     )
+
+
+def _vision_recomputed(config: ModelConfig, batch: PackedBatch) -> int:
+    """Forward of the encoder's layers once more, except the last product of each."""
+    vit, patches = config.vit, len(batch.vit_index)
+    width = vit.hidden_size
+    products = 2 * patches * width * (4 * width + vit.intermediate_size)
+    pairs = sum(length**2 for length in batch.vit_lengths)
+    return vit.num_hidden_layers * (products + _attention(pairs, width, backward=False))
 
 
 def _flow(config: ModelConfig, batch: PackedBatch, trained: set[str]) -> int:

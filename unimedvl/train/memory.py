@@ -111,7 +111,7 @@ class _Sharded:
         self.optimizer = FLOAT32 * owned * (3 if itemsize < FLOAT32 else 2)
         self.ema = FLOAT32 * owned * ema
         self.gathered = itemsize * min(sum(sizes), max(MAX_LIVE, *sizes))
-        self.buckets = itemsize * (REDUCE_BUCKET + max(*trained, min(REDUCE_BUCKET, sum(trained))))
+        self.buckets = itemsize * REDUCE_BUCKET + 4 * max(*trained, min(REDUCE_BUCKET, sum(trained)))
         self.update = 2 * FLOAT32 * min(owned, SUB_GROUP)
 
     def budget(self, level: int, run: Run) -> Budget:

@@ -17,7 +17,7 @@ from torch import nn
 from unimedvl.config import ModelConfig
 from unimedvl.errors import ConfigError
 from unimedvl.model.meta import on_meta
-from unimedvl.model.mot import Checkpointing
+from unimedvl.model.recompute import Checkpointing
 from unimedvl.model.unimedvl import UniMedVL
 from unimedvl.model.vae import Autoencoder
 from unimedvl.train.activations import encoding_bytes, step_bytes

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimedvl.data.mini import card, dialogues, edits, sheets
+from unimedvl import sheets
+from unimedvl.data.mini import card, dialogues, edits
 from unimedvl.data.mini.tokenizer import write_tokenizer
 from unimedvl.data.mini.views import VOLUME, View, all_views, package_file, shipped_files
 from unimedvl.data.records import IMAGE_MARK
