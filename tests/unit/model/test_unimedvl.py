@@ -193,9 +193,9 @@ def test_checkpointing_recomputes_what_it_says(tiny_model, kind, matmuls):
         counts[each] = counter.ops
     products = ("aten.mm", "aten.addmm", "aten._scaled_dot_product_flash_attention_for_cpu")
     more = sum(counts[kind][name] - counts["none"][name] for name in products)
-    # Per layer and expert three biased and four plain products, and one attention of both; the last product is
-    # spared, since no gradient needs its result.
-    assert more == matmuls * TINY.llm.num_hidden_layers * (2 * 7 + 1 - 1)
+    # Per layer and expert three biased and four plain products, and one attention of both; per layer of the vision
+    # encoder six and one. The last product of each is spared, since no gradient needs its result.
+    assert more == matmuls * (TINY.llm.num_hidden_layers * (2 * 7 + 1 - 1) + TINY.vit.num_hidden_layers * (6 + 1 - 1))
     if kind != "none":
         assert counts[kind]["aten.silu"] == 2 * counts["none"]["aten.silu"] - (counts["none"]["aten.silu"] % 2)
 

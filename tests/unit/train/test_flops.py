@@ -97,7 +97,7 @@ def compare(preset: str, frozen: tuple[str, ...]) -> None:
 def test_recomputation(checkpointing, forwards):
     config = ModelConfig.preset("tiny")
     batch = pack(samples(config), config, SPECIAL)
-    attention = attention_by_mask(config, batch, decoder=7 + 2 * forwards, vit=7)
+    attention = attention_by_mask(config, batch, decoder=7 + 2 * forwards, vit=7 + 2 * forwards)
     expected = counted(UniMedVL.initialized(config), batch, checkpointing) + attention
     assert batch_flops(config, batch, recompute=checkpointing) == expected
 
@@ -109,7 +109,8 @@ def test_half_models(changes, checkpointing):
     segments = [s for sample in samples(config) for s in sample]
     unwanted = VaeSegment if config.visual_und else VitSegment
     batch = pack([tuple(s for s in segments if not isinstance(s, unwanted))], config, SPECIAL)
-    attention = attention_by_mask(config, batch, decoder=9 if checkpointing == "full" else 7, vit=7)
+    times = 9 if checkpointing == "full" else 7
+    attention = attention_by_mask(config, batch, decoder=times, vit=times)
     expected = counted(UniMedVL.initialized(config), batch, checkpointing) + attention
     assert batch_flops(config, batch, recompute=checkpointing) == expected
 
@@ -120,7 +121,8 @@ def test_batches_of_one_kind(kind, checkpointing):
     config = ModelConfig.preset("tiny")
     text = TextSegment(tuple(range(5, 50)), loss=True)
     batch = pack([(text,) if kind == "text" else (image_pair(config)[0], text)], config, SPECIAL)
-    attention = attention_by_mask(config, batch, decoder=9 if checkpointing == "full" else 7, vit=7)
+    times = 9 if checkpointing == "full" else 7
+    attention = attention_by_mask(config, batch, decoder=times, vit=times)
     expected = counted(UniMedVL.initialized(config), batch, checkpointing) + attention
     assert batch_flops(config, batch, recompute=checkpointing) == expected
 

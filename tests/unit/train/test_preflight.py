@@ -218,7 +218,6 @@ def test_report(stage_1):
     for gpus, result in stage_1.items():
         text = str(result)
         assert max(map(len, text.splitlines())) <= 100
-        assert ("tight" in text) == (gpus == 8)
         for word in (
             f"ZeRO-3 on {gpus} GPUs",
             "14,575,018,464",
@@ -245,17 +244,19 @@ def test_work(stage_1):
 def test_frozen_encoder_keeps_nothing():
     both = [preflight(FULL, gpus=8, frozen=frozen, max_sample_tokens=18_500) for frozen in ((), ("vit",))]
     trained, frozen = (result.budget.passing[COMPUTE]["activations"] for result in both)
-    assert frozen < 0.4 * trained
+    # Checkpointed, the encoder keeps its layers' inputs: 26 x 21,960 patches x 1,152 x 2 bytes, of 9 GiB in all.
+    assert trained - frozen == pytest.approx(26 * both[0].tokens["ViT"] * 1152 * 2, rel=0.25)
     assert both[1].frozen == {"vit": both[0].trained["vit"]}
 
 
 def test_check(stage_1):
     stage_1[16].check()
-    with pytest.raises(ConfigError, match=r"activations.*offload the optimizer \(.*more GPUs, or lower max_tokens"):
-        replace(stage_1[8], gpu_memory_gib=70).check()
+    with pytest.raises(ConfigError, match=r"optimizer.*offload the optimizer \(.*more GPUs, or lower max_tokens"):
+        replace(stage_1[8], gpu_memory_gib=50).check()
     with pytest.raises(ConfigError, match="for optimizer"):
         preflight(FULL, gpus=1, max_tokens=1000).check()
-    replace(stage_1[8], gpu_memory_gib=70, chosen=1).check()
+    replace(stage_1[8], gpu_memory_gib=50, chosen=1).check()
+    assert "tight" in str(replace(stage_1[8], gpu_memory_gib=62))
 
 
 def test_check_of_one_process():
