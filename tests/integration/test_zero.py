@@ -1,0 +1,85 @@
+"""Real ZeRO-3 processes on the CPU against one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import training
+from tests.training import metrics, run, weights, words, write_world
+
+pytest.importorskip("deepspeed")
+ROOT = Path(__file__).parent.parent.parent
+# The scores of a query all move alike with a key bias, so its gradient is rounding noise, which AdamW with eps 1e-15
+# turns into steps of full size in directions of chance. The decoder's keys are normed and have real gradients.
+NOISE = "vit_model", "k_proj.bias"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def alone(world):
+    """Ten steps of six batches each in one process."""
+    output = world / "alone"
+    run(words(world, output, "data.shards=6", "accumulation=6"))
+    return output
+
+
+@pytest.mark.parametrize(
+    "processes", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_processes_agree(world, alone, processes):
+    """The same global batch on any number of ranks: losses, gradient norms, weights, optimizer and EMA.
+
+    float32 sums in another order: 1e-5 relative to the largest value of each tensor, as the losses.
+    """
+    output = world / f"zero{processes}"
+    run(words(world, output, "data.shards=6", f"accumulation={6 // processes}"), processes, zero=True)
+    one, many = metrics(alone), metrics(output)
+    assert len(one) == len(many) == 10
+    for mine, its in zip(one, many, strict=True):
+        for name in ("ce", "mse", "loss", "learning_rate", "tokens", "rows", "fill"):
+            assert its[name] == pytest.approx(mine[name], rel=1e-5), name
+        for part, norm in mine["gradient_norm"].items():
+            assert its["gradient_norm"][part] == pytest.approx(norm, rel=1e-5, abs=1e-8), part
+    first, second = weights(alone), weights(output)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        if not all(word in name for word in NOISE):
+            scale = float(tensor.abs().max())
+            assert float((second[name] - tensor).abs().max()) <= 1e-5 * scale + 1e-12, name
+
+
+@pytest.mark.parametrize(
+    ("processes", "checkpointing"),
+    [(2, "full"), pytest.param(2, "none", marks=pytest.mark.slow), pytest.param(3, "full", marks=pytest.mark.slow)],
+)
+def test_ranks_with_different_kinds_of_data(world, processes, checkpointing):
+    """Only text, only ViT images, only targets, in every combination: no hang, and the gradients of one process."""
+    output = world / f"kinds-{processes}-{checkpointing}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "tests.integration.zero_ranks"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [*command, str(world), str(output), checkpointing],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+    said = training.finish(process)
+    assert process.returncode == 0, said[-4000:]
+    everyone = json.loads((world / f"kinds-{processes}-{checkpointing}.json").read_text())
+    assert len(everyone) == processes
+    for told in everyone:
+        assert len(told["worst"]) == 4**processes
+        # float32 through three layers, relative to the largest gradient of all.
+        assert max(told["worst"].values()) < 1e-5, told["worst"]
+        assert told["applied"] == [False, True]
+        assert told["unchanged"]
+        assert told["changed"]
