@@ -237,7 +237,10 @@ PRESETS: dict[str, ModelConfig] = {
             max_position_embeddings=4096,
         ),
         vit=VitConfig(hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, max_side=20),
-        vae=VaeConfig(base_channels=32, channel_multipliers=(1, 1, 2, 2), num_res_blocks=1, latent_channels=8),
+        # Groups of at least four channels: norms of single channels would take brightness and color away.
+        vae=VaeConfig(
+            base_channels=32, channel_multipliers=(1, 1, 2, 2), num_res_blocks=1, latent_channels=8, norm_groups=8
+        ),
         max_latent_size=16,
     ),
 }
