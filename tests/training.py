@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -93,6 +95,7 @@ def words(
         f"data.cache={world}/cache",
         "optimizer.learning_rate=1e-3",
         "optimizer.warmup=3",
+        "optimizer.schedule=constant",  # a cosine would depend on the number of steps
         "validation.every=0",
         "log.every=1",
         "checkpoint.every=1000",
@@ -140,8 +143,11 @@ def run(arguments: list[str], processes: int = 1, *, code: int = 0, zero: bool |
 
 
 def kill(process: subprocess.Popen[str], with_signal: int = signal.SIGKILL) -> None:
-    """End a run and all that it started."""
-    os.killpg(process.pid, with_signal)
+    """Send a signal to a run and all that it started; ranks are in sessions of their own."""
+    whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in whole:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(with_signal)
 
 
 def wait_for(condition, process: subprocess.Popen[str], limit: float = LIMIT) -> None:

@@ -66,8 +66,9 @@ def test_on_other_ranks_it_goes_on(world):
 
 
 def test_a_term_signal_saves(world):
+    """It reaches the reading processes too."""
     output, whole = world / "stopped", world / "whole-stopped"
-    process = start(words(world, output, "data.shards=1", "steps=300"))
+    process = start(words(world, output, "data.shards=1", "steps=300", "data.workers=1"))
     wait_for(lambda: steps_done(output) >= 3, process)
     kill(process, signal.SIGTERM)
     finish(process)

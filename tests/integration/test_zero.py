@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import training
-from tests.training import metrics, run, weights, words, write_world
+from tests.training import TINY, metrics, run, weights, words, write_world
+from unimedvl.model.unimedvl import UniMedVL
 
 pytest.importorskip("deepspeed")
 ROOT = Path(__file__).parent.parent.parent
@@ -56,6 +58,27 @@ def test_processes_agree(world, alone, processes):
         if not all(word in name for word in NOISE):
             scale = float(tensor.abs().max())
             assert float((second[name] - tensor).abs().max()) <= 1e-5 * scale + 1e-12, name
+
+
+def test_bfloat16_with_float32_masters(world, alone):
+    """Two ranks: resumed to the last bit, masters and frozen weights exact float32, losses near those of float32."""
+    changes = ("data.shards=6", "accumulation=3", "runtime.precision=bf16", "frozen=[vit]", "checkpoint.every=2")
+    whole, cut = world / "half", world / "half-cut"
+    run(words(world, whole, *changes, "steps=4"), 2)
+    run(words(world, cut, *changes, "steps=2"), 2)
+    run(words(world, cut, *changes, "steps=4"), 2)
+    first, second = weights(whole), weights(cut)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    fresh = dict(UniMedVL.initialized(TINY).named_parameters())
+    frozen = [name for name in first if name.startswith("frozen.")]
+    assert frozen
+    for name in frozen:
+        assert torch.equal(first[name], fresh[name.removeprefix("frozen.")]), name
+    master = first["master.language_model.lm_head.weight"]
+    assert not torch.equal(master, master.bfloat16().float())
+    for mine, its in zip(metrics(alone)[:2], metrics(whole), strict=False):
+        assert its["ce"] == pytest.approx(mine["ce"], rel=0.02)
+        assert its["mse"] == pytest.approx(mine["mse"], rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -75,6 +76,7 @@ class PackedLoader:
             prefetch_factor=self.stream.settings.prefetch if self.workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # seeds workers; the global one is left alone
+            worker_init_fn=_outlive_signals if self.workers else None,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,6 +156,13 @@ class _Lanes(IterableDataset[LoadedBatch | UniMedVLError]):
             if not isinstance(error, UniMedVLError):
                 raise
             yield error
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to the whole group must not take the batches from a run that wants to be saved first."""
+    del worker
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _allow_open_files() -> None:

@@ -98,8 +98,11 @@ def _train(words: Sequence[str]) -> int:
     if plan.stage == "autoencoder":
         from unimedvl.train.autoencoder import train_autoencoder
 
-        own, vae, out = plan.autoencoder()
-        print(train_autoencoder(own, vae, out))
+        own, vae, out, device = plan.autoencoder()
+        try:
+            print(train_autoencoder(own, vae, out, device=device))
+        except SystemExit:  # stopped by a SIGTERM, and saved
+            return STOPPED
         return 0
     settings = plan.settings()
     if plan.dry_run:
@@ -111,7 +114,7 @@ def _train(words: Sequence[str]) -> int:
     folder = trainer.run()
     if trainer.backend.rank == 0:
         print(folder)
-    return 0 if trainer.progress.step == settings.steps else STOPPED
+    return 0 if trainer.progress.step >= settings.steps else STOPPED
 
 
 def _dry_run(settings: TrainSettings, gpus: int) -> int:

@@ -16,11 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unimedvl.errors import ConfigError
 from unimedvl.model.unimedvl import UniMedVL
 from unimedvl.train.optim import adamw
 from unimedvl.train.parts import PARTS, part_of
-from unimedvl.train.settings import OptimizerSettings, RuntimeSettings
+from unimedvl.train.settings import OptimizerSettings, RuntimeSettings, pick_device
 from unimedvl.types import PackedBatch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -194,12 +193,22 @@ class Zero(Backend):
     """DeepSpeed ZeRO-3, set up by accelerate: weights, gradients, optimizer and EMA partitioned over the ranks.
 
     The model comes with its parameters partitioned already (:func:`partition`), so no rank held all of them.
+
+    Args:
+        frozen: float32 pieces of frozen weights that are computed with in bfloat16, to save them as they were.
     """
 
-    def __init__(self, model: UniMedVL, settings: RuntimeSettings, optimizer: OptimizerSettings) -> None:
+    def __init__(
+        self,
+        model: UniMedVL,
+        settings: RuntimeSettings,
+        optimizer: OptimizerSettings,
+        frozen: Mapping[str, Tensor],
+    ) -> None:
         from accelerate import Accelerator, DeepSpeedPlugin
 
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._exact = dict(frozen)
         super().__init__(model, settings)
         plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(settings, optimizer.clip))
         accelerator = Accelerator(deepspeed_plugin=plugin)
@@ -237,7 +246,7 @@ class Zero(Backend):
 
     def local_frozen(self) -> dict[str, Tensor]:
         """See :class:`Backend`."""
-        return {name: _partition_of(param) for name, param in self.frozen.items()}
+        return {name: self._exact.get(name, _partition_of(param)) for name, param in self.frozen.items()}
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """See :class:`Backend`."""
@@ -267,16 +276,6 @@ class Zero(Backend):
         return _partition_of(parameter).numel()
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of this process; ``auto`` takes the CUDA device of its local rank if there is any."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{name} is not there", where="runtime.device", remedy="use runtime=cpu")
-    return device
-
-
 def deepspeed_config(settings: RuntimeSettings, clip: float) -> dict[str, Any]:
     """DeepSpeed's own configuration, which people need not write."""
     zero: dict[str, Any] = {
@@ -304,17 +303,17 @@ def deepspeed_config(settings: RuntimeSettings, clip: float) -> dict[str, Any]:
     }
 
 
-def start_processes() -> None:
+def start_processes(device: torch.device) -> None:
     """Join the ranks that a launcher started; one process is its own group."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks when it is imported
     import deepspeed
 
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
 
 
 def partition(units: Iterable[tuple[str, nn.Module]], settings: RuntimeSettings, clip: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -23,10 +24,10 @@ from unimedvl.model.vae import Autoencoder
 from unimedvl.model.weights import load_model, open_autoencoder, save_checkpoint
 from unimedvl.processor import TextCodec
 from unimedvl.settings import build
-from unimedvl.train.backend import Backend, Plain, Zero, partition, pick_device, start_processes
+from unimedvl.train.backend import Backend, Plain, Zero, partition, start_processes
 from unimedvl.train.checkpoint import Checkpoint, piece_of
 from unimedvl.train.parts import freeze
-from unimedvl.train.settings import ModelSettings, TrainSettings
+from unimedvl.train.settings import ModelSettings, TrainSettings, pick_device
 
 VAE_CONFIG = "vae_config.json"
 
@@ -92,10 +93,14 @@ def build_backend(settings: TrainSettings, config: ModelConfig, checkpoint: Chec
     Raises:
         CheckpointError, ConfigError: the weights do not fit.
     """
+    if not settings.runtime.zero and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{os.environ['WORLD_SIZE']} processes without ZeRO", where="runtime.zero", remedy="use runtime=zero3"
+        )
     if settings.runtime.zero:
-        start_processes()
+        start_processes(pick_device(settings.runtime.device))
         model = _mapped(settings, config, checkpoint)
-        backend: Backend = _sharded(model, settings)
+        backend: Backend = _sharded(model, settings, checkpoint)
     else:
         model = _filled(settings, config, checkpoint)
         freeze(model, settings.frozen)
@@ -131,8 +136,7 @@ def _filled(settings: TrainSettings, config: ModelConfig, checkpoint: Checkpoint
 
 def model_of(checkpoint: Checkpoint, config: ModelConfig, attention: str = "auto", averaged: bool = False) -> UniMedVL:
     """A model with a checkpoint's weights, or with their averages where there are any."""
-    with on_meta():
-        model = UniMedVL(config, attention)
+    model = _empty(config, attention)
     averages = checkpoint.kinds.get("ema", set()) if averaged else set()
     state = {
         name: checkpoint.whole("ema", name, parameter.shape)
@@ -141,6 +145,13 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, attention: str = "auto
         for name, parameter in model.named_parameters()
     }
     model.load_state_dict(state, strict=False, assign=True)
+    return model
+
+
+def _empty(config: ModelConfig, attention: str) -> UniMedVL:
+    """The model with its position tables, and no storage for parameters."""
+    with on_meta():
+        model = UniMedVL(config, attention)
     for module in model.modules():
         if isinstance(module, PositionTable):
             module.reset(torch.device("cpu"), torch.float32)
@@ -148,11 +159,16 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, attention: str = "auto
 
 
 def _mapped(settings: TrainSettings, config: ModelConfig, checkpoint: Checkpoint | None) -> UniMedVL:
-    """The model mapped from files by every rank. Fresh weights are written by the first rank, then mapped."""
+    """The model mapped from files by every rank; empty for a checkpoint, whose pieces are put together unit by unit.
+
+    Fresh weights are written by the first rank, then mapped.
+    """
     import torch.distributed as dist
 
-    if checkpoint is not None or settings.model.init is not None:
-        return _filled(settings, config, checkpoint)
+    if checkpoint is not None:
+        return _empty(config, settings.runtime.attention)
+    if settings.model.init is not None:
+        return _filled(settings, config, None)
     folder = settings.output / ".fresh"
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -165,27 +181,35 @@ def _mapped(settings: TrainSettings, config: ModelConfig, checkpoint: Checkpoint
     return model
 
 
-def _sharded(model: UniMedVL, settings: TrainSettings) -> Zero:
+def _sharded(model: UniMedVL, settings: TrainSettings, checkpoint: Checkpoint | None) -> Zero:
     """Pieces of the model on every rank, and float32 masters as exact as the weights were."""
     import torch.distributed as dist
 
     rank, world = dist.get_rank(), dist.get_world_size()
     dtype = torch.bfloat16 if settings.runtime.precision == "bf16" else torch.float32
     exact: dict[str, Tensor] = {}
+    frozen: dict[str, Tensor] = {}
+    for module in model.modules():
+        if isinstance(module, PositionTable):
+            module.reset(torch.device("cpu"), dtype)
 
     def cast() -> Iterator[tuple[str, nn.Module]]:
         for prefix, unit in units(model):
+            if checkpoint is not None:
+                own = {name: checkpoint.weight(f"{prefix}.{name}", p.shape) for name, p in unit.named_parameters()}
+                unit.load_state_dict(own, strict=False, assign=True)
             for name, parameter in unit.named_parameters(prefix):
-                if parameter.dtype != dtype and parameter.requires_grad:
-                    exact[name] = piece_of(parameter.detach().float(), rank, world)
+                if parameter.dtype != dtype:
+                    kept = exact if parameter.requires_grad else frozen
+                    kept[name] = piece_of(parameter.detach().float(), rank, world)
             unit.to(dtype)
             yield prefix, unit
 
     freeze(model, settings.frozen)
     model.train()
     partition(cast(), settings.runtime, settings.optimizer.clip)
-    backend = Zero(model, settings.runtime, settings.optimizer)
-    if exact:
+    backend = Zero(model, settings.runtime, settings.optimizer, frozen)
+    if exact and checkpoint is None:  # a checkpoint is restored as a whole
         rest = {name: piece for name, piece in backend.local_master().items() if name not in exact}
         backend.restore({**rest, **exact}, {}, 0)
     return backend

@@ -77,11 +77,23 @@ def finish(output: Path, step: int, world: int, values: Mapping[str, Any], keep:
     if folder.exists():  # of an earlier try, whose steps were done again
         shutil.rmtree(folder)
     aside.replace(folder)
-    for old in checkpoints(output)[:-keep]:
-        shutil.rmtree(old)
+    _prune(output, folder, keep)
     for left in folder.parent.glob(".step-*"):
         shutil.rmtree(left)
     return folder
+
+
+def _prune(output: Path, folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` up to a checkpoint; those of later steps, which were left, are set aside."""
+    found = checkpoints(output)
+    here = found.index(folder)
+    for old in found[: max(0, here + 1 - keep)]:
+        shutil.rmtree(old)
+    for later in found[here + 1 :]:
+        aside = later.with_name(f"left-{later.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        later.replace(aside)
+        log.warning("set aside, the run went on from before it: %s", aside)
 
 
 def checkpoints(output: Path) -> list[Path]:

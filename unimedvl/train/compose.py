@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from unimedvl.config import PRESETS, ModelConfig, VaeConfig
 from unimedvl.errors import ConfigError
 from unimedvl.settings import build
 from unimedvl.train.autoencoder_settings import AutoencoderSettings
-from unimedvl.train.settings import TrainSettings
+from unimedvl.train.settings import RuntimeSettings, TrainSettings, pick_device
 
 CONFIGS = Path(unimedvl.__file__).parent.parent / "configs"
 
@@ -30,15 +30,21 @@ class Plan:
     dry_run: bool = False
     gpus: int = 1
 
-    def autoencoder(self) -> tuple[AutoencoderSettings, VaeConfig, Path]:
-        """As settings of the stage that trains an autoencoder: its settings, the sizes, and the output folder.
+    def autoencoder(self) -> tuple[AutoencoderSettings, VaeConfig, Path, str]:
+        """As settings of the stage that trains an autoencoder: its settings, the sizes, the output folder, the device.
 
         Raises:
             ConfigError: as in :meth:`settings`.
         """
+        known = {*(item.name for item in fields(TrainSettings)), *_OTHERS}
+        if unknown := sorted(self.values.keys() - known):
+            raise ConfigError(f"unknown setting {', '.join(unknown)}", where="config", remedy="see --print-config")
+        if self.dry_run:
+            raise ConfigError("no dry run of this stage", where="dry_run", remedy="it needs one device; leave it out")
         settings = build(AutoencoderSettings, self.values.get("autoencoder") or {}, "autoencoder")
         model = build(ModelConfig, _model(self.values.get("model") or {})["config"], "model.config")
-        return settings, model.vae, Path(self.values["output"])
+        runtime = build(RuntimeSettings, self.values.get("runtime") or {}, "runtime")
+        return settings, model.vae, Path(self.values["output"]), str(pick_device(runtime.device))
 
     def settings(self) -> TrainSettings:
         """As settings of a stage of the curriculum.

@@ -126,6 +126,7 @@ class Trainer:
             while self.progress.step < settings.steps:
                 result = self.step(batches)
                 self._report(result, metrics)
+                self._check_skips(result)
                 done = self.progress.step
                 last = done == settings.steps or result.stop
                 if settings.validation.every and (done % settings.validation.every == 0 or last):
@@ -182,7 +183,8 @@ class Trainer:
         )
         if not applied:
             result.culprits = self._culprits(micro, local)
-            self._check_skips(result)
+            some = ", ".join(result.culprits[:8])
+            log.warning("step %d skipped, its loss or gradient is not finite; rows: %s", self.progress.step, some)
         return result
 
     def _counts(self, micro: list[LoadedBatch]) -> list[float]:
@@ -192,7 +194,8 @@ class Trainer:
             batch = loaded.batch
             own = [batch.ce_weights.double().sum(), len(batch.velocity_index), batch.length, len(loaded.rows)]
             counts += torch.tensor([*map(float, own), loaded.fill, 0.0], dtype=torch.float64)
-        counts[-1] = float(self._asked_to_stop)
+        stop_file = self.settings.checkpoint.stop_file
+        counts[-1] = float(self._asked_to_stop or (stop_file is not None and stop_file.exists()))
         return self.backend.summed(counts).tolist()
 
     def _encoded(self, batch: PackedBatch) -> PackedBatch:
@@ -227,10 +230,9 @@ class Trainer:
         return [location for own in everyone for location in own]
 
     def _check_skips(self, result: StepResult) -> None:
-        some = ", ".join(result.culprits[:8])
         skipped, limit = self.progress.skipped, self.settings.max_non_finite
-        log.warning("step %d skipped, its loss or gradient is not finite; rows: %s", self.progress.step, some)
-        if skipped > limit:
+        if not result.applied and skipped > limit:
+            some = ", ".join(result.culprits[:8])
             raise DataError(
                 f"{skipped} steps had a loss or gradient that is not finite; the last with rows {some}",
                 where="max_non_finite",
@@ -352,6 +354,7 @@ class Trainer:
             values = {
                 **asdict(self.progress),
                 "stage": self.settings.stage,
+                "recipe": self._recipe(),
                 "model": asdict(self.config),
                 "sources": self._weights_from(),
                 "data": data,
@@ -359,6 +362,13 @@ class Trainer:
             folder = store.finish(output, step, backend.world, values, self.settings.checkpoint.keep)
         backend.barrier()
         return folder
+
+    def _recipe(self) -> dict[str, Any]:
+        """What a resumed run should share with the one before."""
+        settings = self.settings
+        own = {"optimizer": settings.optimizer, "loss": settings.loss, "dropout": settings.data.dropout}
+        own["transforms"] = settings.data.transforms
+        return _plain({name: asdict(value) for name, value in own.items()} | {"ema": settings.ema})
 
     def _weights_from(self) -> dict[str, str | None]:
         """Folders that an export needs, absolute."""
@@ -374,7 +384,13 @@ class Trainer:
                     "the folder holds checkpoints", where=str(output), remedy="use another output, or resume=auto"
                 )
             return None
-        return store.newest(output) if wish == "auto" else store.Checkpoint(Path(wish))
+        if wish == "auto":
+            return store.newest(output)
+        named = Path(wish)
+        found = store.Checkpoint(named) if (named / store.MANIFEST).is_file() else store.newest(named)
+        if found is None:
+            raise ConfigError("no checkpoint", where=wish, remedy="name the folder of a checkpoint or of a run")
+        return found
 
     def _go_on(self, checkpoint: store.Checkpoint) -> None:
         values = checkpoint.manifest
@@ -382,6 +398,14 @@ class Trainer:
             raise ConfigError(
                 "the checkpoint is of another model", where=str(checkpoint.folder), remedy="use another output folder"
             )
+        if values["stage"] != self.settings.stage:
+            raise ConfigError(
+                f"the folder holds a run of stage {values['stage']}",
+                where=str(checkpoint.folder),
+                remedy="use another output folder; a stage starts from the export of another one by model.init",
+            )
+        if changed := [name for name, value in self._recipe().items() if values["recipe"].get(name) != value]:
+            log.warning("resumed with other settings than before: %s (%s)", ", ".join(changed), checkpoint.folder)
         shapes = shapes_of(self.backend.trained)
         self.ema.restore(dict(checkpoint.pieces("ema", shapes, self.backend.rank, self.backend.world)))
         self.loader.load_state_dict(values["data"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ class Metrics:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line for a step; numbers go to wandb and TensorBoard as well."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps(_without_nan({"step": step, **values})) + "\n")
         self._file.flush()
         numbers = {
             name: value
@@ -88,6 +89,13 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _keep_until(path: Path, step: int) -> None:

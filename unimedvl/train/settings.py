@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from unimedvl.config import ModelConfig
 from unimedvl.data.settings import DataSettings
 from unimedvl.errors import ConfigError
 from unimedvl.model.recompute import Checkpointing
 from unimedvl.train.parts import PARTS
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _require(owner: object, **least: float) -> None:
@@ -121,13 +125,15 @@ class CheckpointSettings:
     Attributes:
         every: steps; the last step and SIGTERM save too.
         keep: newest checkpoints that are kept.
+        stop_file: once this file exists, the run is saved and ends as on SIGTERM; launchers give that little time.
         resume: ``auto`` goes on from the newest checkpoint in ``output`` if there is one; ``never`` refuses a folder
-            that has some; or the folder of a checkpoint.
+            that has some; or the folder of a checkpoint, or of a run.
     """
 
     every: int = 1000
     keep: int = 3
     resume: str = "auto"
+    stop_file: Path | None = None
 
     def __post_init__(self) -> None:
         _require(self, every=1, keep=1)
@@ -255,3 +261,15 @@ class TrainSettings:
 
 def _used(weights: object, families: Collection[str]) -> list[str]:
     return [family for family in families if getattr(weights, family)]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process; ``auto`` takes the CUDA device of its local rank if there is any."""
+    import torch
+
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{name} is not there", where="runtime.device", remedy="use runtime=cpu")
+    return device

@@ -83,8 +83,11 @@ def test_the_published_recipe(stage, expected):
 
 
 def test_autoencoder_stage():
-    own, vae, out = compose(["stage=autoencoder", "output=x", "autoencoder.steps=7"]).autoencoder()
-    assert (own.steps, vae, out) == (7, PRESETS["nano"].vae, Path("x"))
+    own, vae, out, device = compose(["stage=autoencoder", "output=x", "autoencoder.steps=7"]).autoencoder()
+    assert (own.steps, vae, out, device) == (7, PRESETS["nano"].vae, Path("x"), "cpu")
+    for word, message in (("stpes=3", "unknown setting stpes"), ("dry_run=true", "no dry run of this stage")):
+        with pytest.raises(ConfigError, match=message):
+            compose(["stage=autoencoder", word]).autoencoder()
 
 
 def test_held_out_rows_are_read_as_training_rows_are():

@@ -170,17 +170,53 @@ def test_a_damaged_checkpoint_is_passed_over(trainer, tmp_path, caplog):
         store.newest(output)
 
 
-def test_refusals_on_resuming(trainer, tmp_path):
+def test_refusals_on_resuming(trainer, tmp_path, caplog):
     output = tmp_path / "run"
     trainer("steps=1", output=output).run()
     with pytest.raises(ConfigError, match="holds checkpoints"):
         trainer("checkpoint={resume: never}", output=output)
     with pytest.raises(CheckpointError, match="other weights were trained.*same parts frozen"):
         trainer("frozen=[vit]", output=output)
+    with pytest.raises(ConfigError, match="a run of stage foundation.*model.init"):
+        trainer("stage=instruction", "frozen=[]", output=output)
+    trainer("loss.ce=1.0", output=output)
+    assert "resumed with other settings than before: loss" in caplog.text
     with pytest.raises(ConfigError, match="of another model"):
         trainer("model.config.llm.rope_theta=5.0", output=output)
     with pytest.raises(CheckpointError, match="other sources, rows, weights or another seed"):
         trainer("seed=3", output=output)
+
+
+def test_pruning_keeps_what_is_good(trainer, tmp_path):
+    """The newest is damaged: the run goes on from before it, and what it saves stays."""
+    output = tmp_path / "run"
+    trainer("steps=6", "checkpoint={every: 2, keep: 2}", output=output).run()
+    last = next(store.checkpoints(output)[-1].glob("rank-*"))
+    last.write_bytes(last.read_bytes()[:-50])
+    trainer("steps=5", "checkpoint={every: 2, keep: 1}", output=output).run()
+    assert [folder.name for folder in store.checkpoints(output)] == ["step-00000005"]
+    assert store.newest(output).step == 5
+    assert (output / "checkpoints" / "left-step-00000006").is_dir()
+
+
+def test_a_stop_file_ends_and_saves(trainer, tmp_path):
+    (tmp_path / "stop").touch()
+    run = trainer(f"checkpoint.stop_file={tmp_path}/stop", "steps=50", output=tmp_path / "run")
+    run.run()
+    assert run.progress.step == store.newest(tmp_path / "run").step == 1
+
+
+def test_resumed_from_a_named_folder(trainer, tmp_path):
+    trainer("steps=2", output=tmp_path / "a").run()
+    assert trainer(f"checkpoint.resume={tmp_path}/a", output=tmp_path / "b").progress.step == 2
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        trainer(f"checkpoint.resume={tmp_path}/c", output=tmp_path / "b")
+
+
+def test_several_processes_need_zero(trainer, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes without ZeRO"):
+        trainer()
 
 
 def test_pieces_of_any_number_of_ranks():
