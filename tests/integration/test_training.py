@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from tests.training import TINY, finish, kill, metrics, run, start, wait_for, weights, words, write_world
+from tests.training import FAMILIES, TINY, finish, kill, metrics, run, start, wait_for, weights, words, write_world
 from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.train.checkpoint import checkpoints
 
@@ -84,9 +84,8 @@ def test_a_term_signal_saves(world):
 def trained(world):
     """A short run that was watched: validated and shown."""
     output = world / "trained"
-    families = {"text": "text", "make": "t2i", "ask": "i2t", "edit": "interleaved"}
     held_out = ", ".join(
-        f"{{name: {name}, family: {family}, files: ['{world}/{name}.jsonl']}}" for name, family in families.items()
+        f"{{name: {name}, family: {family}, files: ['{world}/{name}.jsonl']}}" for name, family in FAMILIES.items()
     )
     watched = ("validation={every: 3, batches: 2, prompts: 2, steps: 3, new_tokens: 4}", f"held_out=[{held_out}]")
     run(

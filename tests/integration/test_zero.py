@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import training
-from tests.training import TINY, metrics, run, weights, words, write_world
+from tests.training import FAMILIES, TINY, metrics, run, weights, words, write_world
 from unimedvl.model.unimedvl import UniMedVL
 
 pytest.importorskip("deepspeed")
@@ -58,6 +58,38 @@ def test_processes_agree(world, alone, processes):
         if not all(word in name for word in NOISE):
             scale = float(tensor.abs().max())
             assert float((second[name] - tensor).abs().max()) <= 1e-5 * scale + 1e-12, name
+
+
+@pytest.mark.slow
+def test_two_ranks_validate_as_one(world):
+    """Held-out losses are equal, and both ranks answer and draw without waiting for each other forever."""
+    held_out = ", ".join(
+        f"{{name: {name}, family: {family}, files: ['{world}/{name}.jsonl']}}" for name, family in FAMILIES.items()
+    )
+    watched = "validation={every: 1, batches: 2, prompts: 1, steps: 3, new_tokens: 4}"
+    changes = ("data.shards=2", "steps=2", watched, f"held_out=[{held_out}]")
+    run(words(world, world / "seen2", *changes), 2)
+    run(words(world, world / "seen1", *changes, "accumulation=2"), 1)
+    seen = []
+    for output in (world / "seen1", world / "seen2"):
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        seen.append([line["validation"] for line in lines if "validation" in line])
+    assert len(seen[0]) == len(seen[1]) == 3
+    for one, two in zip(*seen, strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    answers = [world / name / "validation" / "step-00000002" / "answers.jsonl" for name in ("seen1", "seen2")]
+    assert answers[0].read_text() == answers[1].read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offload", [("optimizer",), ("optimizer", "parameters")])
+def test_offloaded_it_learns_the_same(world, alone, offload):
+    output = world / f"offload-{len(offload)}"
+    where = [f"runtime.offload_{what}=true" for what in offload]
+    run(words(world, output, "data.shards=6", "accumulation=3", "steps=3", *where), 2)
+    for mine, its in zip(metrics(alone)[:3], metrics(output), strict=True):
+        assert its["ce"] == pytest.approx(mine["ce"], rel=1e-5)
+        assert its["gradient_norm"]["all"] == pytest.approx(mine["gradient_norm"]["all"], rel=1e-4)
 
 
 def test_bfloat16_with_float32_masters(world, alone):
