@@ -50,7 +50,7 @@ def override(defaults: Settings, words: Sequence[str] = (), file: Path | None = 
             raise ConfigError(f"not YAML: {reason}", where=str(file), remedy="mend the file") from error
         if not isinstance(read, Mapping):
             raise ConfigError("the file holds no settings", where=str(file), remedy="write name: value lines")
-        values = _merged(values, read)
+        values = merged(values, read)
     for word in words:
         key, separator, text = word.partition("=")
         if not separator or not key:
@@ -61,15 +61,16 @@ def override(defaults: Settings, words: Sequence[str] = (), file: Path | None = 
             value = text
         for part in reversed(key.split(".")):
             value = {part: value}
-        values = _merged(values, value)
+        values = merged(values, value)
     return build(type(defaults), values, "settings")
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``changes``, mapping by mapping."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import unimedvl
 from unimedvl.config import PRESETS, ModelConfig, VaeConfig
 from unimedvl.errors import ConfigError
-from unimedvl.settings import build
+from unimedvl.settings import build, merged
 from unimedvl.train.autoencoder_settings import AutoencoderSettings
 from unimedvl.train.settings import RuntimeSettings, TrainSettings, pick_device
 
@@ -101,7 +101,7 @@ def _model(values: Mapping[str, Any]) -> dict[str, Any]:
     preset = values.get("preset")
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r}", where="model.preset", remedy=f"use one of {', '.join(PRESETS)}")
-    return {**values, "config": _merged(asdict(PRESETS[preset]), values.get("config") or {})}
+    return {**values, "config": merged(asdict(PRESETS[preset]), values.get("config") or {})}
 
 
 def _validation(values: Mapping[str, Any], data: Mapping[str, Any], held_out: Sequence[Any]) -> dict[str, Any]:
@@ -109,12 +109,4 @@ def _validation(values: Mapping[str, Any], data: Mapping[str, Any], held_out: Se
     if not held_out:
         return {**values, "every": 0} if values.get("data") is None else dict(values)
     same = {**data, "sources": held_out, "dropout": {"text": 0.0, "vit": 0.0, "vae": 0.0}, "seed": 1, "workers": 0}
-    return {**values, "data": _merged(same, values.get("data") or {})}
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for name, value in changes.items():
-        old = result.get(name)
-        result[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
+    return {**values, "data": merged(same, values.get("data") or {})}

@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from unimedvl.data.moments import MomentCache
 from unimedvl.data.stream import LoadedBatch, Stream
 from unimedvl.data.tasks import Drafter
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.model.vae import encode_latents
 from unimedvl.train import checkpoint as store
-from unimedvl.train import showing
 from unimedvl.train.build import (
     autoencoder_name,
     build_backend,
@@ -35,6 +33,7 @@ from unimedvl.train.flops import batch_flops
 from unimedvl.train.metrics import Metrics, peak_tflops
 from unimedvl.train.optim import learning_rate
 from unimedvl.train.settings import TrainSettings
+from unimedvl.train.validation import Encoder, HeldOut
 from unimedvl.types import PackedBatch
 
 log = logging.getLogger(__name__)
@@ -89,17 +88,20 @@ class Trainer:
         resumed = self._resumed()
         codec = open_codec(settings.model, self.config)
         data = settings.data
-        self.drafter = Drafter(codec, self.config, data.transforms, data.dropout, shift=data.shift)
+        drafter = Drafter(codec, self.config, data.transforms, data.dropout, shift=data.shift)
         moments = None if data.moments is None else MomentCache(data.moments, autoencoder_name(settings.model))
-        self.stream = Stream(data, self.drafter, moments)
+        self.stream = Stream(data, drafter, moments)
         self.backend = build_backend(settings, self.config, resumed)
-        self.autoencoder = open_frozen_autoencoder(settings.model, self.config, self.backend.device)
-        if self.autoencoder is None and (data.weights.t2i or data.weights.interleaved):
+        autoencoder = open_frozen_autoencoder(settings.model, self.config, self.backend.device)
+        if autoencoder is None and (data.weights.t2i or data.weights.interleaved):
             raise ConfigError(
                 "no autoencoder, and the mix makes images",
                 where="model.autoencoder",
                 remedy="name a folder with ae.safetensors; train a small one with stage=autoencoder",
             )
+        self.encode = Encoder(autoencoder, self.config, self.backend.device, moments)
+        validation = settings.validation
+        self.held_out = HeldOut(validation, codec, self.backend, self.encode) if validation.every else None
         self.loader = PackedLoader(self.stream, rank=self.backend.rank, world=self.backend.world)
         self.ema = Ema(self.backend.local_master(), settings.ema)
         self.progress = Progress()
@@ -150,7 +152,7 @@ class Trainer:
         ce_count, mse_count, tokens, rows, filled, stops = self._counts(micro)
         sums = []
         for number, loaded in enumerate(micro):
-            batch = self._encoded(loaded.batch)
+            batch = self.encode(loaded.batch)
             ce, mse = backend.losses(batch)
             # Ranks average their gradients, so each gives its part of the global mean times their number.
             share = settings.loss.ce * ce / max(ce_count, 1e-30) + settings.loss.mse * mse / max(mse_count, 1e-30)
@@ -197,13 +199,6 @@ class Trainer:
         stop_file = self.settings.checkpoint.stop_file
         counts[-1] = float(self._asked_to_stop or (stop_file is not None and stop_file.exists()))
         return self.backend.summed(counts).tolist()
-
-    def _encoded(self, batch: PackedBatch) -> PackedBatch:
-        batch = batch.to(self.backend.device, non_blocking=True)
-        if self.autoencoder is None:
-            return batch
-        keep = None if self.stream.moments is None else self.stream.moments.put
-        return encode_latents(batch, self.autoencoder, self.config, keep)
 
     def _flops(self, batch: PackedBatch) -> float:
         return batch_flops(
@@ -283,54 +278,16 @@ class Trainer:
             **({} if result.applied else {"not_finite": result.culprits}),
         }
 
-    @torch.no_grad()
-    def validation_losses(self) -> dict[str, float]:
-        """Mean ce and mse over the held-out batches, the same ones with the same noise every time."""
-        settings = self.settings.validation
-        assert settings.data is not None
-        own = replace(settings.data, workers=0)
-        drafter = Drafter(self.drafter.codec, self.config, own.transforms, own.dropout, shift=own.shift)
-        loader = PackedLoader(
-            Stream(own, drafter, self.stream.moments), rank=self.backend.rank, world=self.backend.world
-        )
-        totals = torch.zeros(4, dtype=torch.float64)
-        for number, loaded in enumerate(loader, start=1):
-            batch = self._encoded(loaded.batch)
-            ce, mse = self.backend.losses(batch)
-            counts = [float(ce), float(loaded.batch.ce_weights.sum()), float(mse), len(loaded.batch.velocity_index)]
-            totals += torch.tensor(counts, dtype=torch.float64)
-            if number * self.backend.world >= self.settings.validation.batches:
-                break
-        ce, ce_count, mse, mse_count = self.backend.summed(totals).tolist()
-        return {"ce": ce / max(ce_count, 1e-30), "mse": mse / max(mse_count, 1e-30)}
-
-    def _held_out(self) -> Stream:
-        own = self.settings.validation.data
-        assert own is not None  # the settings refuse validation without
-        drafter = Drafter(self.drafter.codec, self.config, own.transforms, own.dropout, shift=own.shift)
-        return Stream(replace(own, workers=0), drafter, self.stream.moments)
-
     def _validate(self, metrics: Metrics | None) -> None:
-        if not self.settings.validation.every:
+        if self.held_out is None:
             return
         step = self.progress.step
-        losses = self.validation_losses()
+        losses = self.held_out.losses()
         if metrics is not None:
             metrics.write(step, {"validation": losses})
             metrics.say(f"step {step}: held-out ce {losses['ce']:.4f}, mse {losses['mse']:.4f}")
-        if self.settings.validation.prompts:
-            self._show(metrics)
-
-    def _show(self, metrics: Metrics | None) -> None:
-        """Answer and draw fixed held-out rows, and keep the pictures."""
-        settings, step = self.settings.validation, self.progress.step
-        held_out = self._held_out()
-        transforms = held_out.settings.transforms
-        rows = showing.chosen_rows(held_out, settings.prompts, transforms, settings.steps, settings.new_tokens)
-        results = showing.answer(rows, self.backend.model, self.drafter.codec, self.autoencoder, transforms)
-        if metrics is not None:
-            folder = self.settings.output / "validation" / f"step-{step:08d}"
-            for path in showing.save(rows, results, folder):
+        for path in self.held_out.show(self.settings.output / "validation" / f"step-{step:08d}"):
+            if metrics is not None:
                 metrics.picture(step, f"validation/{path.stem}", path)
 
     # --- saving and going on --------------------------------------------------------------------------------
