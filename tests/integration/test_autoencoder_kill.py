@@ -77,6 +77,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.timeout(5 * LIMIT)
+@pytest.mark.slow
 def test_killed_and_stopped_it_gives_the_same_weights(desk):
     assert ended(started(desk, "whole")) == 0
     # Rows: 30 of losses and 3 of validation. Killed before the first checkpoint and after several, then told to stop.

@@ -84,9 +84,11 @@ class Backend(ABC):
 
     def gradient_norms(self) -> dict[str, float]:
         """Norm of the whole gradient under ``all``, and that of each part, over all ranks."""
-        squares = torch.zeros(len(PARTS), dtype=torch.float64)
-        for name, gradient in self.local_gradients():
-            squares[PARTS.index(part_of(name))] += float(gradient.float().square().sum())
+        names, gradients = zip(*self.local_gradients(), strict=True)
+        # One read of the device for all of them.
+        norms_P = torch.stack(torch._foreach_norm([gradient.float() for gradient in gradients])).double().cpu()
+        parts = torch.tensor([PARTS.index(part_of(name)) for name in names])
+        squares = torch.zeros(len(PARTS), dtype=torch.float64).index_add_(0, parts, norms_P.square())
         squares = self.summed(squares)
         norms = {part: float(square.sqrt()) for part, square in zip(PARTS, squares, strict=True)}
         return {"all": float(squares.sum().sqrt()), **norms}
