@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,8 +203,3 @@ def spread(states: Mapping[int, ShardState], count: int) -> dict[int, ShardState
 def state_from(values: Mapping[str, Any]) -> ShardState:
     """A shard's state from plain values."""
     return ShardState(tuple(values["queue"]), values["cursor"])
-
-
-def moment_cache(folder: Path | None, autoencoder: str) -> MomentCache | None:
-    """The cache that the settings ask for."""
-    return None if folder is None else MomentCache(folder, autoencoder)

@@ -114,14 +114,6 @@ class Backend(ABC):
         if self.world > 1:
             dist.barrier()
 
-    @property
-    def piece_sizes(self) -> dict[str, int]:
-        """Elements of the pieces that this rank owns."""
-        return {name: self._piece_size(param) for name, param in (*self.trained.items(), *self.frozen.items())}
-
-    def _piece_size(self, parameter: nn.Parameter) -> int:
-        return parameter.numel()
-
 
 class Plain(Backend):
     """One process: float32 weights, and autocast for bfloat16."""
@@ -273,9 +265,6 @@ class Zero(Backend):
             _partition_of(parameter).copy_(master[name])
             for key, own in moments.items():
                 safe_set_local_optimizer_state(parameter, own[name], key)
-
-    def _piece_size(self, parameter: nn.Parameter) -> int:
-        return _partition_of(parameter).numel()
 
 
 def deepspeed_config(settings: RuntimeSettings, clip: float) -> dict[str, Any]:

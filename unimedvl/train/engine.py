@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,43 +32,12 @@ from unimedvl.train.ema import Ema
 from unimedvl.train.flops import batch_flops
 from unimedvl.train.metrics import Metrics, peak_tflops
 from unimedvl.train.optim import learning_rate
+from unimedvl.train.progress import Progress, StepResult
 from unimedvl.train.settings import TrainSettings
 from unimedvl.train.validation import Encoder, HeldOut
 from unimedvl.types import PackedBatch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """What a run has done. ``updates`` are steps that were not skipped; tokens and rows are over all ranks."""
-
-    step: int = 0
-    updates: int = 0
-    skipped: int = 0
-    tokens: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class StepResult:
-    """Means over the whole global batch, and what it cost."""
-
-    ce: float
-    mse: float
-    loss: float
-    applied: bool
-    norms: dict[str, float]
-    learning_rate: float
-    tokens: int
-    rows: int
-    fill: float
-    seconds: float
-    waited: float
-    flops: float
-    stop: bool = False
-    culprits: list[str] = field(default_factory=list)
 
 
 class Trainer:
