@@ -2,7 +2,8 @@
 # The three stages in order, each from the EMA weights of the one before. Started again, it goes on where it was.
 #   scripts/train_curriculum.sh model=nano data=mini runtime=cpu
 #   INIT=path/to/weights LAUNCH="scripts/launch_node.sh" scripts/train_curriculum.sh model=7b_mot data=own runtime=zero3
-# RUNS is the folder of the stages, INIT a directory of weights for the first one, LAUNCH what starts a stage.
+# RUNS is the folder of the stages, INIT a directory of weights for the first one, LAUNCH what starts a stage, EXPORT
+# further words of the exports.
 set -euo pipefail
 runs=${RUNS:-runs/curriculum}
 python=${PYTHON:-python}
@@ -18,7 +19,8 @@ for stage in foundation instruction unified; do
     fi
     # shellcheck disable=SC2086  # the launcher is a command with arguments
     $launch "${words[@]}" "$@"
-    $python -m unimedvl.train export "$out" --out "$out/export"
+    # shellcheck disable=SC2086  # several words
+    $python -m unimedvl.train export "$out" --out "$out/export" ${EXPORT:-}
   fi
   init=$out/export
 done

@@ -88,7 +88,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return None if value is None and type(None) in arguments else convert(wanted, value, where)
     if hint is float and type(value) is int:
         return float(value)
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if (origin is Literal and value in arguments) or (isinstance(hint, type) and type(value) is hint):
         return value

@@ -20,7 +20,7 @@ ALLOWED = {
     # Training answers and draws held-out prompts, as inference does.
     "train": {"train", "model", "data", "infer"},
     "infer": {"infer", "model", "data.packing"},
-    "eval": {"eval", "infer", "data.records"},
+    "eval": {"eval", "infer", "model", "data"},
 }
 ONLY_IN = {"hydra": ("__main__", "compose"), "accelerate": ("train", "infer"), "deepspeed": ("train",)}
 

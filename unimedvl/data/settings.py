@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unimedvl.data.augment import Augment
 from unimedvl.data.mixture import FamilyWeights
 from unimedvl.data.tasks import Dropout, TrainTransforms
 from unimedvl.errors import ConfigError
@@ -34,6 +35,7 @@ class DataSettings:
 
     Attributes:
         weights: shares of the families, in samples.
+        augment: of images that are only read.
         shift: sigma of the training timesteps.
         max_tokens: budget of one packed batch; ``max_sample_tokens``: longer samples are left out, the budget itself
             by default.
@@ -51,6 +53,7 @@ class DataSettings:
     weights: FamilyWeights = field(default_factory=FamilyWeights)
     transforms: TrainTransforms = field(default_factory=TrainTransforms)
     dropout: Dropout = field(default_factory=Dropout)
+    augment: Augment = field(default_factory=Augment)
     shift: float = 1.0
     max_tokens: int = 36_864
     max_sample_tokens: int | None = None

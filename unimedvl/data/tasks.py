@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from unimedvl.config import ModelConfig
+from unimedvl.data.augment import Augment
 from unimedvl.data.records import IMAGE_MARK, Family, ImageRef, Record, Speaker, Turn
 from unimedvl.errors import ConfigError
 from unimedvl.processor import ImageTransform, TextCodec, normalized
@@ -95,6 +97,7 @@ class Maker:
     transforms: TrainTransforms
     read: Callable[[ImageRef], tuple[Image.Image, str]]
     drop_edits: bool
+    augment: Callable[[Image.Image], Image.Image] = lambda image: image
     pieces: list[Piece] = field(default_factory=list)
     images: dict[ImageRef, tuple[Image.Image, str]] = field(default_factory=dict)
 
@@ -111,9 +114,14 @@ class Maker:
             special = self.codec.special
             self.pieces.append(TextPiece((special.bos, *self.codec.encode(text), special.eos), loss, droppable))
 
-    def vit(self, ref: ImageRef, *, share: int = 1, droppable: bool = False) -> None:
-        """An image for the vision encoder, one of ``share`` among which the pixel limit is divided."""
+    def vit(self, ref: ImageRef, *, share: int = 1, droppable: bool = False, changed: bool = False) -> None:
+        """An image for the vision encoder, one of ``share`` among which the pixel limit is divided.
+
+        Args:
+            changed: augmented first.
+        """
         image, key = self.image(ref)
+        image = self.augment(image) if changed else image
         transform = replace(self.transforms.vit, max_pixels=self.transforms.vit.max_pixels // share)
         self.pieces.append(ImagePiece("vit", transform.resize(image), droppable, key))
 
@@ -146,7 +154,7 @@ def _understanding(record: Record, maker: Maker) -> None:
             continue
         for part in re.split(f"({re.escape(IMAGE_MARK)})", turn.text):
             if part == IMAGE_MARK:
-                maker.vit(next(images), share=len(record.inputs), droppable=True)
+                maker.vit(next(images), share=len(record.inputs), droppable=True, changed=True)
             else:
                 maker.text(part)
 
@@ -201,6 +209,7 @@ class Drafter:
     """Records to drafts, and drafts to samples, for one model.
 
     Args:
+        augment: of the images of understanding records.
         shift: sigma of the training timesteps: t <- sigma t / (1 + (sigma - 1) t).
 
     Raises:
@@ -215,8 +224,10 @@ class Drafter:
         dropout: Dropout,
         *,
         shift: float = 1.0,
+        augment: Augment | None = None,
     ) -> None:
         self.codec, self.config, self.transforms, self.dropout, self.shift = codec, config, transforms, dropout, shift
+        self.augment = augment or Augment()
         if not shift > 0:
             raise ConfigError(
                 f"timestep shift {shift}", where="shift", remedy="give a positive number; 1 shifts nothing"
@@ -239,16 +250,17 @@ class Drafter:
 
         Args:
             read: an image by its reference, with a key of its file or an empty one.
-            seeds: of this position; the caption and the dropout draw from children of their own.
+            seeds: of this position; the caption, the dropout and the augmentation draw from children of their own.
 
         Raises:
             RecordError: an image cannot be read.
         """
-        choice, drops = (np.random.default_rng(child) for child in _children(seeds)[:2])
+        choice, drops, _, changes = (np.random.default_rng(child) for child in _children(seeds))
         if record.captions:
             drawn = record.captions[int(choice.integers(len(record.captions)))]
             record = replace(record, turns=(Turn("human", drawn),), captions=())
-        maker = Maker(self.codec, self.transforms, read, self.dropout.edits)
+        augment = partial(self.augment, generator=changes)
+        maker = Maker(self.codec, self.transforms, read, self.dropout.edits, augment)
         TASKS[record.family](record, maker)
         pieces = tuple(left for piece in maker.pieces if (left := self._dropped(piece, drops)) is not None)
         return Draft(pieces, sum(self.tokens(piece) for piece in pieces))
@@ -314,5 +326,5 @@ class Drafter:
 
 
 def _children(seeds: np.random.SeedSequence) -> list[np.random.SeedSequence]:
-    """Streams of their own for the caption, the dropout and the flow; calling again gives the same."""
-    return [np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, number)) for number in range(3)]
+    """Streams of their own for caption, dropout, flow and augmentation; calling again gives the same."""
+    return [np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, number)) for number in range(4)]

@@ -65,7 +65,9 @@ def _flags() -> argparse.ArgumentParser:
 def _model_flags() -> argparse.ArgumentParser:
     flags = _flags()
     group = flags.add_argument_group("model")
-    group.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory, or hub id owner/name")
+    group.add_argument(
+        "--model", metavar="DIR", help="checkpoint directory, or hub id owner/name; the bundled nano model by default"
+    )
     group.add_argument("--weights", choices=("auto", "ema", "model"), default="auto")
     group.add_argument("--dtype", help="bfloat16, float16 or float32; as stored by default")
     group.add_argument("--device", help="cuda, cuda:1, cpu; the first GPU by default")

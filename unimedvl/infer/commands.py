@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unimedvl.bundled import HINT
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import ReadImage, ReadOptions, find_images, read_image
+from unimedvl.infer.defaults import defaults_of
 from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.infer.requests import Result
 from unimedvl.infer.tasks import Call, InferSettings, with_options
@@ -43,7 +45,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """
     words = [word for word in overrides if not word.startswith("model.")]
     options.model_words = [word.removeprefix("model.") for word in overrides if word.startswith("model.")]
-    settings = settings_from(options, words)
+    settings_from(options, words, InferSettings())  # before anything is loaded or downloaded
+    if options.model is None:
+        options.model = "bundled"
+        print(HINT, file=sys.stderr)
+    settings = settings_from(options, words, defaults_of(resolve_directory(options.model)).settings)
     reading = reading_from(options)
     if options.task == "batch":
         from unimedvl.infer.batch import run_batch
@@ -125,9 +131,9 @@ def open_pipeline(options: argparse.Namespace) -> UniMedVLPipeline:
     )
 
 
-def settings_from(options: argparse.Namespace, overrides: Sequence[str]) -> InferSettings:
+def settings_from(options: argparse.Namespace, overrides: Sequence[str], defaults: InferSettings) -> InferSettings:
     """Defaults, then the settings file, then key=value overrides, then flags."""
-    settings = override(InferSettings(), overrides, options.config)
+    settings = override(defaults, overrides, options.config)
     chosen = {name: getattr(options, name, None) for name in _OPTION_NAMES}
     if (size := getattr(options, "size", None)) is not None:
         chosen["size"] = _numbers(size, "size", "x", int)

@@ -18,6 +18,7 @@ from unimedvl import __version__
 from unimedvl.errors import DataError
 from unimedvl.imaging import ReadImage, read_image
 from unimedvl.infer.decoding import OnText
+from unimedvl.infer.defaults import defaults_of
 from unimedvl.infer.placement import DeviceMap, as_device, as_dtype, place
 from unimedvl.infer.requests import Request, Result
 from unimedvl.infer.runner import Runner, no_progress
@@ -85,36 +86,44 @@ class UniMedVLPipeline:
         """Load a checkpoint directory or hub id, published or ours.
 
         Args:
-            dtype: such as ``"bfloat16"``; what is stored if None. The autoencoder keeps its own.
+            dtype: such as ``"bfloat16"``; the checkpoint's default, or what is stored, if None. The autoencoder
+                keeps its own.
             device: the first GPU, or else the CPU, if None.
             device_map: how the model is spread, see :func:`unimedvl.infer.placement.place`.
             und_only: leave out everything that makes images, about half of the model.
+            settings, transforms: in place of the checkpoint's own, or the published ones.
             changes: fields of :class:`unimedvl.config.ModelConfig` to replace.
 
         Raises:
             CheckpointError, ConfigError: see :func:`unimedvl.model.weights.load_model`.
         """
         directory = resolve_directory(path_or_id)
-        device = as_device(device)
+        defaults = defaults_of(directory)
+        device, wanted = as_device(device), as_dtype(dtype or defaults.dtype)
         if und_only:
             changes["visual_gen"] = False
         loaded_on = device if device_map is None else torch.device("cpu")
         model = load_model(
-            directory, weights=weights, dtype=as_dtype(dtype), device=loaded_on, attention=attention, **changes
+            directory,
+            weights=weights,
+            dtype=wanted,
+            device=loaded_on,
+            attention=attention,
+            **changes,
         )
         if device_map is not None:
             place(model, device_map, device)
 
         def autoencoder() -> Autoencoder:
-            return load_autoencoder(directory, device=device, **changes)
+            return load_autoencoder(directory, dtype=as_dtype(defaults.dtype), device=device, **changes)
 
         return cls(
             model,
             TextCodec.from_directory(directory),
             autoencoder,
             model_id=str(path_or_id),
-            settings=settings,
-            transforms=transforms,
+            settings=settings or defaults.settings,
+            transforms=transforms or defaults.transforms.fitted(model.config),
             truncate=truncate,
             progress=progress,
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from unimedvl.bundled import bundled_model
 from unimedvl.config import LlmConfig, ModelConfig, VitConfig
 from unimedvl.errors import CheckpointError
 
@@ -32,6 +33,8 @@ _VIT_POSITIONS = "vit_model.vision_model.embeddings.position_embedding.weight"
 def resolve_directory(path_or_id: str | Path, revision: str | None = None) -> Path:
     """A local checkpoint directory, downloaded first if ``path_or_id`` is a hub id such as ``owner/name``.
 
+    ``bundled`` is the nano model that ships with the package, where no directory has that name.
+
     Raises:
         CheckpointError: there is no such directory, and no such repository can be reached.
     """
@@ -39,6 +42,8 @@ def resolve_directory(path_or_id: str | Path, revision: str | None = None) -> Pa
     if path.is_dir():
         return path
     name = str(path_or_id)
+    if name == "bundled":
+        return bundled_model()
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(
             f"{name} is not a directory", where="model", remedy="give a checkpoint directory or a hub id owner/name"

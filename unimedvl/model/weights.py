@@ -195,6 +195,7 @@ def save_checkpoint(
     weights: Mapping[str, Mapping[str, Tensor]] | None = None,
     tokenizer_from: str | Path | None = None,
     max_shard_size: str | None = None,
+    also: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a directory in the published layout, all at once.
 
@@ -204,6 +205,7 @@ def save_checkpoint(
             scattered over ranks must be gathered first.
         tokenizer_from: directory whose tokenizer files are copied.
         max_shard_size: such as ``"5GB"``; one file if None, as published.
+        also: other JSON files, by name.
 
     Raises:
         CheckpointError: the directory holds something, tensors do not fit the model, or tokenizer files are absent.
@@ -220,7 +222,7 @@ def save_checkpoint(
             _write_tensors(aside, name, state, max_shard_size)
         if autoencoder is not None:
             _write_tensors(aside, AUTOENCODER, published_tensors(autoencoder), None)
-        for name, values in published_configs(model.config).items():
+        for name, values in {**published_configs(model.config), **(also or {})}.items():
             (aside / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         if tokenizer_from is not None:
             _copy_tokenizer(Path(tokenizer_from), aside)

@@ -47,7 +47,9 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=("ema", "model", "both"), default="ema")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--autoencoder", type=Path)
+    parser.add_argument("--autoencoder-dtype", choices=("float32", "bfloat16"), help="as stored by default")
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--settings", type=Path, metavar="YAML", help="how these weights are best used")
     parser.add_argument("--max-shard-size", help='such as "5GB"')
     return parser
 
@@ -79,6 +81,8 @@ def _export(words: Sequence[str]) -> int:
         dtype=getattr(torch, options.dtype),
         autoencoder=options.autoencoder,
         tokenizer=options.tokenizer,
+        autoencoder_dtype=None if options.autoencoder_dtype is None else getattr(torch, options.autoencoder_dtype),
+        settings=options.settings,
         max_shard_size=options.max_shard_size,
     )
     print(f"{options.out}: {options.weights} weights after step {checkpoint.step} of {checkpoint.manifest['stage']}")
@@ -91,14 +95,13 @@ def _train(words: Sequence[str]) -> int:
 
     plan = compose(options.words, options.config_dir)
     if options.print_config:
-        import yaml
-
-        print(yaml.safe_dump(plan.values, sort_keys=False), end="")
+        print(plan.text(), end="")
         return 0
     if plan.stage == "autoencoder":
         from unimedvl.train.autoencoder import train_autoencoder
 
         own, vae, out, device = plan.autoencoder()
+        plan.save(out)
         try:
             print(train_autoencoder(own, vae, out, device=device))
         except SystemExit:  # stopped by a SIGTERM, and saved
@@ -111,6 +114,8 @@ def _train(words: Sequence[str]) -> int:
     from unimedvl.train.engine import Trainer
 
     trainer = Trainer(settings)
+    if trainer.backend.rank == 0:
+        plan.save(settings.output)
     folder = trainer.run()
     if trainer.backend.rank == 0:
         print(folder)

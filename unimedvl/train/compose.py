@@ -30,6 +30,19 @@ class Plan:
     dry_run: bool = False
     gpus: int = 1
 
+    def text(self) -> str:
+        """The composed config as YAML."""
+        import yaml
+
+        return yaml.safe_dump(self.values, sort_keys=False)
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.yaml`` into the folder of the run, in place of that of an earlier start."""
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / ".config.yaml.part"
+        aside.write_text(self.text(), encoding="utf-8")
+        aside.replace(folder / "config.yaml")
+
     def autoencoder(self) -> tuple[AutoencoderSettings, VaeConfig, Path, str]:
         """As settings of the stage that trains an autoencoder: its settings, the sizes, the output folder, the device.
 

@@ -19,6 +19,7 @@ from unimedvl.data.moments import MomentCache
 from unimedvl.data.stream import LoadedBatch, Stream
 from unimedvl.data.tasks import Drafter
 from unimedvl.errors import ConfigError, DataError
+from unimedvl.model.directory import resolve_directory
 from unimedvl.train import checkpoint as store
 from unimedvl.train.build import (
     autoencoder_name,
@@ -57,7 +58,7 @@ class Trainer:
         resumed = self._resumed()
         codec = open_codec(settings.model, self.config)
         data = settings.data
-        drafter = Drafter(codec, self.config, data.transforms, data.dropout, shift=data.shift)
+        drafter = Drafter(codec, self.config, data.transforms, data.dropout, shift=data.shift, augment=data.augment)
         moments = None if data.moments is None else MomentCache(data.moments, autoencoder_name(settings.model))
         self.stream = Stream(data, drafter, moments)
         self.backend = build_backend(settings, self.config, resumed)
@@ -293,14 +294,14 @@ class Trainer:
         """What a resumed run should share with the one before."""
         settings = self.settings
         own = {"optimizer": settings.optimizer, "loss": settings.loss, "dropout": settings.data.dropout}
-        own["transforms"] = settings.data.transforms
+        own |= {"transforms": settings.data.transforms, "augment": settings.data.augment}
         return _plain({name: asdict(value) for name, value in own.items()} | {"ema": settings.ema})
 
     def _weights_from(self) -> dict[str, str | None]:
         """Folders that an export needs, absolute."""
         model = self.settings.model
         paths = {"autoencoder": model.autoencoder or model.init, "tokenizer": model.tokenizer or model.init}
-        return {name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()}
+        return {name: None if path is None else str(resolve_directory(path).absolute()) for name, path in paths.items()}
 
     def _resumed(self) -> store.Checkpoint | None:
         wish, output = self.settings.checkpoint.resume, self.settings.output

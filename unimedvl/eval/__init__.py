@@ -1,0 +1,1 @@
+"""Evaluation: rows of a benchmark to predictions, and predictions to scores."""
