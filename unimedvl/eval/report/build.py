@@ -54,6 +54,8 @@ def write_report(out: Path, folders: Mapping[str, Path], models: Sequence[Evalua
     Raises:
         DataError: a run or an evaluation is not there, or they are of different rows.
     """
+    if not models:
+        raise DataError("no evaluation", where="report", remedy="give at least one with --model NAME=DIR")
     if len({str({k: v for k, v in model.result["about"].items() if k != "model"}) for model in models}) > 1:
         raise DataError(
             "evaluations of different rows", where="report", remedy="evaluate all models with the same settings"

@@ -28,7 +28,7 @@ def overview(model: Evaluated, path: Path) -> None:
     drawn = list(model.lines("drawings").values())
     shown = [name for name in _MODALITIES if any(line["modality"] == name for line in drawn)]
     top.suptitle("drawn from captions", fontsize=10, x=0.01, ha="left")
-    for axes, modality in zip(top.subplots(1, len(shown)), shown, strict=True):
+    for axes, modality in zip(top.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         own = [line for line in drawn if line["modality"] == modality]
         line = next((line for line in own if line["recognized"] == modality), own[0])
         _show(axes, model.folder / line["image"], _NAMES.get(modality, modality))
