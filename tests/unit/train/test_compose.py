@@ -18,6 +18,7 @@ STAGES = ("foundation", "instruction", "unified")
 NEEDS = {
     "one_stage": ("stage=unified",),
     "nano_one_stage": ("stage=unified", "model=nano"),
+    "nano_reading": ("stage=unified", "model=nano"),
     "gen_expert_only": ("stage=unified", "model=7b_mot", "data=own"),
     "without_interleaved": ("stage=unified",),
 }
