@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make the weights that ship with the package: UniMed-Mini, the small autoencoder, the three stages, and a last run with
-# mostly questions, all with their seeds in configs/. An hour and a half at most on two cores. Started again, it goes on where it was.
+# mostly questions, all with their seeds in configs/. An hour and a half at most on two cores. Started again, it goes on
+# where it was.
 #   scripts/train_bundled.sh      writes runs/bundled/nano; copy it to unimedvl/nano to ship it
 # RUNS is the folder, PYTHON the interpreter of an environment with the package, AUTOENCODER_STEPS and further words for
 # the stages make it shorter.
@@ -17,7 +18,7 @@ if [ ! -d "$runs/autoencoder/final" ]; then
     "autoencoder.steps=${AUTOENCODER_STEPS:-2200}"
 fi
 RUNS=$runs PYTHON=$python scripts/train_curriculum.sh model=nano data=mini "data_dir=$data" runtime=cpu \
-  "model.autoencoder=$runs/autoencoder/final" "$@"
+  "model.autoencoder=$runs/autoencoder/final" "model.tokenizer=$data/tokenizer" "$@"
 before=$runs/unified/export
 "$python" -m unimedvl.train stage=unified model=nano data=mini "data_dir=$data" runtime=cpu experiment=nano_reading \
   "model.init=$before" "model.autoencoder=$runs/autoencoder/final" "model.tokenizer=$before" "output=$runs/reading" "$@"

@@ -16,20 +16,26 @@ class Augment:
 
     Attributes:
         crop: smallest share of either side that a random crop keeps; 1 keeps everything.
+        chance: of an image to be changed at all.
         light: largest relative change of contrast, and of brightness in parts of the full range.
     """
 
     crop: float = 1.0
     light: float = 0.0
+    chance: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ConfigError(f"crop {self.crop}", where="data.augment", remedy="give a share above 0, at most 1")
         if not 0 <= self.light < 1:
             raise ConfigError(f"light {self.light}", where="data.augment", remedy="give 0 to below 1")
+        if not 0 <= self.chance <= 1:
+            raise ConfigError(f"chance {self.chance}", where="data.augment", remedy="give 0 to 1")
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
         """The RGB image changed, at its size."""
+        if generator.random() >= self.chance:
+            return image
         size = image.size
         if self.crop < 1:
             sides = [max(1, round(side * generator.uniform(self.crop, 1))) for side in size]

@@ -206,7 +206,7 @@ class _Counter(Maker):
             estimate = math.ceil(len(text) / _LETTERS_PER_TOKEN)
             self.tokens += 2 + (estimate if self._codec is None else len(self._codec.encode(text)))
 
-    def vit(self, ref: ImageRef, *, share: int = 1, droppable: bool = False) -> None:
+    def vit(self, ref: ImageRef, *, share: int = 1, droppable: bool = False, changed: bool = False) -> None:
         """Count the patches and two markers."""
         limit = self.transforms.vit.max_pixels // share
         self._image(ref, replace(self.transforms.vit, max_pixels=limit))

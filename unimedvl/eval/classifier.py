@@ -26,7 +26,7 @@ class Classifier(nn.Module):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = tuple(names)
-        widths = (3, 16, 32, 64, 96)
+        widths = (3, 24, 48, 96, 96)
         blocks = [
             nn.Sequential(
                 nn.Conv2d(inside, outside, 3, padding=1), nn.GroupNorm(8, outside), nn.ReLU(), nn.MaxPool2d(2)

@@ -250,9 +250,9 @@ class MiniEvaluation:
 
 
 def weights_hash(folder: Path) -> str:
-    """Of all weights of a checkpoint directory."""
+    """Of all weights of a checkpoint directory, and of what it says about their use."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("unimedvl_*.json")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

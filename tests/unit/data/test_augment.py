@@ -36,7 +36,13 @@ def test_a_function_of_its_generator():
     assert one != other
 
 
-@pytest.mark.parametrize("values", [{"crop": 0.0}, {"crop": 1.5}, {"light": 1.0}, {"light": -0.1}])
+def test_some_are_left_as_they_are():
+    made = [Augment(0.5, 0.3, chance=0.25)(ramp(), np.random.default_rng(seed)) for seed in range(400)]
+    share = sum(image == ramp() for image in made) / len(made)
+    assert 0.68 < share < 0.82  # three quarters, within three standard deviations of 400 draws
+
+
+@pytest.mark.parametrize("values", [{"crop": 0.0}, {"crop": 1.5}, {"light": 1.0}, {"light": -0.1}, {"chance": 2.0}])
 def test_refused(values):
     with pytest.raises(ConfigError, match="augment"):
         Augment(**values)
