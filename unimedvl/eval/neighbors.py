@@ -57,7 +57,7 @@ def neighbors(
 def _vectors(images: Sequence[Image.Image]) -> NDArray[np.float32]:
     """float32 (N, P) in [0, 1]."""
     small = [image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX) for image in images]
-    return np.stack([np.asarray(each, np.float32).ravel() / np.float32(255) for each in small])
+    return (np.stack([np.asarray(each).ravel() for each in small]) / 255).astype(np.float32)
 
 
 def _nearest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -24,7 +24,7 @@ def overview(model: Evaluated, path: Path) -> None:
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10.5, 4.3), dpi=130, layout="constrained")
-    top, bottom = drawing.subfigures(2, 1, height_ratios=(1.15, 1))
+    top, bottom = cast(Any, drawing.subfigures(2, 1, height_ratios=(1.15, 1)))
     drawn = list(model.lines("drawings").values())
     shown = [name for name in _MODALITIES if any(line["modality"] == name for line in drawn)]
     top.suptitle("drawn from captions", fontsize=10, x=0.01, ha="left")

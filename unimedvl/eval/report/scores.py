@@ -39,11 +39,9 @@ def score_table(models: Sequence[Evaluated]) -> tuple[list[str], list[list[str]]
 def _rows(results: Sequence[Result]) -> Iterator[Sequence[str]]:
     first = results[0]
 
-    def row(
-        label: str, without: str, value: Callable[[Result], float], digits: int = 2, best: str = "max"
-    ) -> list[str]:
+    def row(label: str, without: str, value: Value, digits: int = 2, best: Callable[..., float] = max) -> list[str]:
         values = [value(result) for result in results]
-        top = max(values) if best == "max" else min(values)
+        top = best(values)
         cells = [f"<b>{each:.{digits}f}</b>" if each == top else f"{each:.{digits}f}" for each in values]
         return [escape(label), without, *cells]
 
@@ -68,7 +66,7 @@ def _rows(results: Sequence[Result]) -> Iterator[Sequence[str]]:
         "real images 0.05",
         lambda r: r["drawings"]["copies"],
         2,
-        "min",
+        min,
     )
     yield ["Made from an image: PSNR in dB (SSIM in the pictures' section)"]
     for task, label in _EDITS.items():
