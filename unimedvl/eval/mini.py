@@ -45,7 +45,7 @@ class MiniSettings:
         out: folder of predictions, images and scores.
         classifier: file of the modality classifier; made from the training images if it is not there.
         seeds: pictures that are drawn for each caption.
-        limit: rows of each task, spread evenly; all by default. ``drawings``: captions.
+        limit: rows of each task, spread evenly (four times as many questions); all by default. ``drawings``: captions.
         batches: packed batches for the losses.
     """
 
@@ -129,7 +129,8 @@ class MiniEvaluation:
         return {"model": of(model), "untrained": of(UniMedVL.initialized(model.config).eval())}
 
     def _answers(self) -> dict[str, Any]:
-        rows = [row for name in ("vqa", "caption", "text") for row in self._rows(name)]
+        # Questions are of many kinds, and cheap.
+        rows = [row for name, times in (("vqa", 4), ("caption", 1), ("text", 1)) for row in self._rows(name, times)]
         results = self._perform(rows)
         said = [result.text or "" for result in results]
         for row in rows:
@@ -218,9 +219,10 @@ class MiniEvaluation:
 
     # --- what they share ------------------------------------------------------------------------------------
 
-    def _rows(self, name: str, *, whole: bool = False) -> list[Row]:
+    def _rows(self, name: str, times: int = 1, *, whole: bool = False) -> list[Row]:
         settings = self.settings
-        return read_rows(settings.data / settings.split / f"{name}.jsonl", None if whole else settings.limit)
+        limit = None if whole or settings.limit is None else times * settings.limit
+        return read_rows(settings.data / settings.split / f"{name}.jsonl", limit)
 
     def _perform(self, rows: Sequence[Row]) -> list[Result]:
         return self._all([row.call(self.pipe.settings) for row in rows])

@@ -84,7 +84,7 @@ def _body(models: Sequence[Evaluated], plots: Sequence[Path], runs: Mapping[str,
     )
     yield f'<p class="notice">{escape(NOTICE)}</p>'
     yield "<h2>Scores</h2>"
-    yield page.table(*score_table(models))
+    yield page.table(*score_table(models), kind="scores")
     yield (
         '<p class="soft small">In brackets: rows. Bold: best column. Ceiling: the target itself through the '
         "autoencoder. Threshold and band of gray levels for the segmentation are chosen on the very pictures that "

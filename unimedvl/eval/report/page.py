@@ -24,6 +24,8 @@ th:first-child, td:first-child { text-align: left; } thead th { color: var(--sof
 table.words td { text-align: left; white-space: normal; vertical-align: middle; min-width: 6rem; }
 table.words th { text-align: left; }
 tr.group td { font-weight: 600; padding-top: .9rem; border-bottom-color: var(--ink); }
+table.scores td:first-child, table.scores td:last-child { white-space: normal; }
+table.scores tr.group td { white-space: normal; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.1rem 1.6rem; margin: .5rem 0 1rem; }
 .pictures > div { display: flex; gap: .3rem; }
@@ -32,6 +34,8 @@ figcaption { font-size: .74rem; line-height: 1.25; color: var(--soft); margin-to
 img.plot { width: 100%; max-width: 30rem; height: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
 td img { width: 56px; height: 56px; display: block; }
 @media (max-width: 34rem) { body { padding: 1.2rem .8rem 3rem; } h1 { font-size: 1.5rem; }
+  th, td { padding: .28rem .3rem; font-size: .78rem; } table.words td { min-width: 0; }
+  td img { width: 40px; height: 40px; }
   figure, figure img { width: 76px; } figure img { height: 76px; } .pictures { gap: .8rem 1rem; } }
 """
 

@@ -32,7 +32,7 @@ Value = Callable[[Result], float]
 
 def score_table(models: Sequence[Evaluated]) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
-    head = ["", "without a model", *(model.name for model in models)]
+    head = ["", *(model.name for model in models), "without a model"]
     return head, [list(row) for row in _rows([model.result for model in models])]
 
 
@@ -43,7 +43,7 @@ def _rows(results: Sequence[Result]) -> Iterator[Sequence[str]]:
         values = [value(result) for result in results]
         top = best(values)
         cells = [f"<b>{each:.{digits}f}</b>" if each == top else f"{each:.{digits}f}" for each in values]
-        return [escape(label), without, *cells]
+        return [escape(label), *cells, without]
 
     yield ["Held-out losses (without a model: fresh weights)"]
     for name in ("ce", "mse"):
