@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unimedvl.files import aside
+
 _SIDE = 64
 _BATCH = 64
 
@@ -97,9 +99,8 @@ def _augmented(pixels_BCHW: Tensor, generator: torch.Generator) -> Tensor:
 
 def save_classifier(model: Classifier, path: Path) -> None:
     """Weights, and the names of the classes."""
-    aside = path.with_name(f".{path.name}.part")
-    save_file(model.state_dict(), aside, metadata={"names": ",".join(model.names)})
-    aside.replace(path)
+    with aside(path) as part:
+        save_file(model.state_dict(), part, metadata={"names": ",".join(model.names)})
 
 
 def load_classifier(path: Path) -> Classifier:

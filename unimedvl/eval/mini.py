@@ -25,6 +25,7 @@ from unimedvl.eval.classifier import Classifier, load_classifier, save_classifie
 from unimedvl.eval.losses import held_out_losses
 from unimedvl.eval.neighbors import neighbors
 from unimedvl.eval.rows import Row, read_rows, spread
+from unimedvl.files import write_json, write_lines
 from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.infer.requests import Result
 from unimedvl.infer.tasks import Call, with_options
@@ -97,7 +98,7 @@ class MiniEvaluation:
         results = {name: self._once(name, part) for name, part in parts.items()}
         about = {**self.about, "version": __version__, "torch": torch.__version__, "machine": platform.machine()}
         result = {"about": about, "seconds": sum(each.pop("seconds") for each in results.values()), **results}
-        _write(self.settings.out / "result.json", result)
+        write_json(self.settings.out / "result.json", result)
         return result
 
     def _once(self, name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class MiniEvaluation:
         start = time.perf_counter()
         result = part()
         result["seconds"] = round(time.perf_counter() - start, 2)
-        _write(path, {"about": self.about, "result": result})
+        write_json(path, {"about": self.about, "result": result})
         return result
 
     # --- parts ----------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class MiniEvaluation:
             {"row": row.name, "kind": row.kind, "question": row.prompt, "answer": text, "truth": row.truth}
             for row, text in zip(rows, said, strict=True)
         ]
-        _write_lines(self.settings.out / "answers.jsonl", lines)
+        write_lines(self.settings.out / "answers.jsonl", lines)
         learned = self._learned()
         kinds = {}
         for kind in dict.fromkeys(row.kind for row in rows):
@@ -183,7 +184,7 @@ class MiniEvaluation:
             }
             for n, ((row, seed), name) in enumerate(zip(asked, names, strict=True))
         ]  # fmt: skip
-        _write_lines(self.settings.out / "drawings.jsonl", lines)
+        write_lines(self.settings.out / "drawings.jsonl", lines)
         right = Counter(want for want, got in zip(wanted, seen, strict=True) if want == got)
         return {
             "count": len(asked),
@@ -211,7 +212,7 @@ class MiniEvaluation:
             self._keep(f"{row.name}-input", row.inputs[0])
             if row.target is not None:
                 self._keep(f"{row.name}-target", row.target)
-        _write_lines(self.settings.out / f"{task}.jsonl", lines)
+        write_lines(self.settings.out / f"{task}.jsonl", lines)
         right = sum(
             normalized(row.truth) == normalized(result.text or "") for row, result in zip(rows, results, strict=True)
         )
@@ -277,15 +278,3 @@ def _image(result: Result) -> Image.Image:
 def _parts(calls: Sequence[Call], size: int) -> Iterator[Sequence[Call]]:
     for first in range(0, len(calls), size):
         yield calls[first : first + size]
-
-
-def _write(path: Path, value: Any) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
-
-
-def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    aside.replace(path)

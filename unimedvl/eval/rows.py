@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import cast
 
 from PIL import Image
 
-from unimedvl.data.records import IMAGE_MARK, Family, Record
+from unimedvl.data.records import IMAGE_MARK, Family, ImageRef, Record
 from unimedvl.data.sources import Source
 from unimedvl.imaging import ReadImage
 from unimedvl.infer.tasks import Call, InferSettings
@@ -21,31 +22,74 @@ _TASKS: dict[Family, str] = {
     "edit": "edit",
     "counterfactual": "counterfactual",
 }
+LETTERS = ascii_uppercase
 
 
 @dataclass(frozen=True)
 class Row:
-    """One item.
+    """One item. Images are read when they are asked for, for a benchmark may have a hundred thousand.
 
     Attributes:
-        name: of the item, unlike all others of its file.
-        kind: what is asked: ``modality``, ``caption``, ``super-resolution``, ...
-        inputs: RGB images that are shown; ``target``: the one that should be made.
-        truth: the answer that should come, empty where none is wanted.
+        name: of the item, unlike all others of its benchmark.
+        task: of :data:`unimedvl.infer.tasks.TASKS`.
+        kind: what is asked, a category of the scores: ``modality``, ``super-resolution``, ``Organ``, ...
+        prompt: the question or instruction; the task's own wording if empty.
+        truths: answers of which each is right; none where no text is wanted.
+        options: of a multiple-choice question, A first; its only truth is the text of one of them.
+        closed: a question with a fixed small set of answers, such as yes or no; None where the benchmark does not say.
+        images: that are shown; ``wanted``: the one that should be made.
+        root: folder of relative image paths.
     """
 
     name: str
     task: str
-    kind: str
-    modality: str
-    prompt: str
-    truth: str
-    inputs: tuple[Image.Image, ...] = ()
-    target: Image.Image | None = None
+    kind: str = ""
+    modality: str = ""
+    prompt: str = ""
+    truths: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    closed: bool | None = None
+    images: tuple[ImageRef, ...] = ()
+    wanted: ImageRef | None = None
+    root: Path | None = None
+
+    @property
+    def truth(self) -> str:
+        """The first right answer; empty without one."""
+        return self.truths[0] if self.truths else ""
+
+    @property
+    def inputs(self) -> tuple[Image.Image, ...]:
+        """RGB images that are shown.
+
+        Raises:
+            RecordError: one is missing or damaged.
+        """
+        return tuple(image.read(self.root) for image in self.images)
+
+    @property
+    def target(self) -> Image.Image | None:
+        """The RGB image that should be made.
+
+        Raises:
+            RecordError: it is missing or damaged.
+        """
+        return None if self.wanted is None else self.wanted.read(self.root)
+
+    @property
+    def listed(self) -> str:
+        """The options, one a line, behind their letters."""
+        return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=False))
 
     def call(self, settings: InferSettings) -> Call:
         """The row as a person would ask for it."""
-        return Call(self.task, tuple(ReadImage(image, self.name, ()) for image in self.inputs), self.prompt, settings)
+        shown = tuple(ReadImage(image, self.name, ()) for image in self.inputs)
+        return Call(self.task, shown, self.prompt or None, settings)
+
+    def worded(self, wording: str) -> Row:
+        """With the prompt inside a wording: ``{question}``, and ``{options}`` one a line."""
+        text = wording.replace("{options}", self.listed).replace("{question}", self.prompt)
+        return replace(self, prompt=text)
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
@@ -70,14 +114,14 @@ def spread(count: int, limit: int | None) -> list[int]:
 def _row(name: str, record: Record, root: Path) -> Row:
     said = {speaker: [turn.text for turn in record.turns if turn.speaker == speaker] for speaker in ("human", "gpt")}
     prompts: Sequence[str] = said["human"] or record.captions
-    target = record.outputs[0].read(root) if record.outputs else None
     return Row(
         name,
         _TASKS[cast(Family, record.family)],
         record.subtask,
         record.modality,
         prompts[0].replace(IMAGE_MARK, "").strip(),
-        said["gpt"][0] if said["gpt"] else "",
-        tuple(ref.read(root) for ref in record.inputs),
-        target,
+        tuple(said["gpt"][:1]),
+        images=record.inputs,
+        wanted=record.outputs[0] if record.outputs else None,
+        root=root,
     )

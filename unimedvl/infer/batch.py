@@ -10,23 +10,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from unimedvl.errors import ConfigError, DataError, UniMedVLError
+from unimedvl.errors import ConfigError, DataError
+from unimedvl.files import append, read_journal
 from unimedvl.imaging import ReadOptions, read_image
+from unimedvl.infer.attempts import attempts, said
 from unimedvl.infer.pipeline import UniMedVLPipeline, progress_bar
 from unimedvl.infer.requests import Result
 from unimedvl.infer.runner import no_progress
 from unimedvl.infer.tasks import Call, InferSettings, with_options
-
-logger = logging.getLogger(__name__)
 
 _CALL_FIELDS = ("task", "prompt", "subtask", "think", "mode", "through")
 
@@ -75,7 +73,7 @@ def run_batch(
                     _Row(number, digest_of(text), *_read(text, options.requests.parent, settings, reading))
                     for number, text in waiting[start : start + options.batch_size]
                 ]
-                for row, outcome in _outcomes(pipe, rows):
+                for row, outcome in zip(rows, attempts(pipe, [row.call for row in rows]), strict=True):
                     counts["errors"] += not isinstance(outcome, Result)
                     counts["done now"] += 1
                     _write(file, row, outcome, options.out)
@@ -115,23 +113,11 @@ def _done(results: Path, lines: dict[int, str], digest_of: Callable[[str], str])
     """Lines that have a record; a torn last record is cut off.
 
     Raises:
-        DataError: a record is of another request than its line holds now.
+        DataError: a line is no record, or one of another request than its line holds now.
     """
-    if not results.exists():
-        return set()
-    content = results.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with open(results, "r+b") as file:
-            file.truncate(len(whole))
     done = set()
-    for text in whole.decode("utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            record = json.loads(text)
-            line, digest = record["line"], record["request"]
-        except (ValueError, TypeError, KeyError) as error:
-            remedy = "take the line out, or give another --out"
-            raise DataError(f"no record: {text[:40]!r}", where=str(results), remedy=remedy) from error
+    for record in read_journal(results, mend=True):
+        line, digest = record.get("line"), record.get("request")
         if line not in lines or digest != digest_of(lines[line]):
             raise DataError(
                 f"the record of line {line} belongs to another request, model or setting",
@@ -162,39 +148,7 @@ def _read(text: str, folder: Path, settings: InferSettings, reading: ReadOptions
     except json.JSONDecodeError as error:
         return f"not JSON: {error}", name
     except Exception as error:  # whatever is wrong with a row, it is recorded, and the others go on
-        return _said(error), name
-
-
-def _outcomes(pipe: UniMedVLPipeline, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Result | str]]:
-    """Results of the rows together; one by one if together they fail, so that only the culprits do."""
-    calls = [row.call for row in rows if isinstance(row.call, Call)]
-    try:
-        results: list[Result] | None = pipe.perform(calls)
-    except Exception:  # found again, and recorded, when its row runs alone
-        results = None
-    together = iter(results or ())
-    for row in rows:
-        if isinstance(row.call, str):
-            yield row, row.call
-        elif results is not None:
-            yield row, next(together)
-        else:
-            yield row, _alone(pipe, row.call)
-
-
-def _alone(pipe: UniMedVLPipeline, call: Call) -> Result | str:
-    try:
-        return pipe.perform([call])[0]
-    except Exception as error:  # recorded; the others go on
-        return _said(error)
-
-
-def _said(error: Exception) -> str:
-    """An error as one line; one that is not ours, and so perhaps a fault of the program, is also logged in full."""
-    if not isinstance(error, UniMedVLError):
-        logger.warning("a row failed unexpectedly", exc_info=error)
-    line = (str(error).splitlines() or [""])[0]
-    return line if isinstance(error, UniMedVLError) else f"{type(error).__name__}: {line}"
+        return said(error), name
 
 
 def _write(file: IO[str], row: _Row, outcome: Result | str, out: Path) -> None:
@@ -208,7 +162,4 @@ def _write(file: IO[str], row: _Row, outcome: Result | str, out: Path) -> None:
         record |= outcome.record(path)
     else:
         record["error"] = outcome
-    # ASCII, so that no reader takes a line separator inside a text for the end of a record.
-    file.write(json.dumps(record) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
+    append(file, record)

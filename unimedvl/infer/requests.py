@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from unimedvl import NOTICE
+from unimedvl.files import aside
 from unimedvl.imaging import ReadImage
 from unimedvl.infer.decoding import TextOptions
 from unimedvl.infer.sampling import ImageOptions
@@ -82,13 +83,11 @@ class Result:
     def save_image(self, path: str | Path) -> None:
         """Write the image as PNG, its settings in the metadata; aside first, then renamed."""
         assert self.image is not None, "the request made no image"
-        path = Path(path)
         info = PngInfo()
         info.add_itxt("unimedvl", json.dumps(self.settings, ensure_ascii=False))
         info.add_itxt("Comment", NOTICE)
-        aside = path.with_name(f".{path.name}.part")
-        self.image.save(aside, format="PNG", pnginfo=info)
-        aside.replace(path)
+        with aside(Path(path)) as part:
+            self.image.save(part, format="PNG", pnginfo=info)
 
     def record(self, image_path: str | Path | None = None) -> dict[str, Any]:
         """The result as one JSON object, the image by its path."""

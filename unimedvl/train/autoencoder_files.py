@@ -14,6 +14,7 @@ import torch
 
 from unimedvl.config import VaeConfig
 from unimedvl.errors import CheckpointError
+from unimedvl.files import write_text
 from unimedvl.model.vae import Autoencoder
 from unimedvl.model.weights import published_tensors
 
@@ -62,9 +63,7 @@ def keep_rows(path: Path, step: int) -> None:
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("".join(kept), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, "".join(kept))
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

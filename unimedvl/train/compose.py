@@ -10,6 +10,7 @@ from typing import Any
 import unimedvl
 from unimedvl.config import PRESETS, ModelConfig, VaeConfig
 from unimedvl.errors import ConfigError
+from unimedvl.files import write_text
 from unimedvl.settings import build, merged
 from unimedvl.train.autoencoder_settings import AutoencoderSettings
 from unimedvl.train.settings import RuntimeSettings, TrainSettings, pick_device
@@ -38,10 +39,7 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write ``config.yaml`` into the folder of the run, in place of that of an earlier start."""
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / ".config.yaml.part"
-        aside.write_text(self.text(), encoding="utf-8")
-        aside.replace(folder / "config.yaml")
+        write_text(folder / "config.yaml", self.text())
 
     def autoencoder(self) -> tuple[AutoencoderSettings, VaeConfig, Path, str]:
         """As settings of the stage that trains an autoencoder: its settings, the sizes, the output folder, the device.

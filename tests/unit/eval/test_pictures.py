@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from unimedvl.data.records import ImageRef
 from unimedvl.eval import edits, pictures
 from unimedvl.eval.rows import Row
 
@@ -51,11 +54,17 @@ def test_bicubic_undoes_the_shown_small_image():
     assert edits.bicubic(shown) == small.resize((32, 32), Image.Resampling.BICUBIC)
 
 
+def as_png(image: Image.Image) -> ImageRef:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return ImageRef(data=file.getvalue())
+
+
 def test_scores_of_an_edit():
     target, source = random_image(0), random_image(1)
-    row = Row("a", "edit", "virtual staining", "HIS", "stain", "", (source,), target)
+    row = Row("a", "edit", "virtual staining", prompt="stain", images=(as_png(source),), wanted=as_png(target))
     scored = edits.scores([row], [target], [source])
     assert scored["ways"]["model"] == {"psnr": 100.0, "ssim": pytest.approx(1.0)}
     assert scored["ways"]["identity"] == scored["ways"]["autoencoder (ceiling)"]
-    masks = edits.scores([Row("a", "edit", "segmentation", "MRI", "mark", "", (source,), target)], [target], [source])
+    masks = edits.scores([replace(row, kind="segmentation")], [target], [source])
     assert masks["dice"]["model"] == 1.0

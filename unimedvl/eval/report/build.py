@@ -18,6 +18,7 @@ from unimedvl.eval.report.evaluated import Evaluated
 from unimedvl.eval.report.overview import overview
 from unimedvl.eval.report.scores import score_table
 from unimedvl.eval.rows import spread
+from unimedvl.files import write_text
 
 _SHOWN_ANSWERS = 14
 _SHOWN_EDITS = 3
@@ -70,9 +71,7 @@ def write_report(out: Path, folders: Mapping[str, Path], models: Sequence[Evalua
     picture = out.with_name(f"{out.stem}-overview.png")
     overview(models[-1], picture)
     body = _body(models, plots, runs)
-    aside = out.with_name(f".{out.name}.part")
-    aside.write_text(page.page("UniMedVL nano", body), encoding="utf-8")
-    aside.replace(out)
+    write_text(out, page.page("UniMedVL nano", body))
     return [out, *plots, picture]
 
 
