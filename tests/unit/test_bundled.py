@@ -27,7 +27,7 @@ def test_how_it_was_made_is_beside_it():
 
 
 def test_scores_are_those_of_these_weights():
-    from unimedvl.eval.mini import weights_hash
+    from unimedvl.eval.model_hash import weights_hash
 
     result = json.loads((FOLDER / "evaluation.json").read_text())
     assert result["about"]["model"] == weights_hash(FOLDER)

@@ -14,12 +14,17 @@ from unimedvl.files import append, aside, line, read_journal, write_json, write_
 RECORDS = st.lists(st.dictionaries(st.text(), st.integers() | st.text()), max_size=4)
 
 
+def write_half(path):
+    with aside(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+
+
 def test_a_failed_writing_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "deep" / "value.json"
     write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), aside(path) as part:
-        part.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(path.parent.iterdir()) == [path]
 

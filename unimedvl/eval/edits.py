@@ -9,15 +9,24 @@ import numpy as np
 from PIL import Image
 
 from unimedvl.eval import pictures
-from unimedvl.eval.rows import Row
+from unimedvl.eval.rows import Row, target_of
 
 _LOW = 4  # super-resolution by this factor; inputs show the small image at full size
 
 
 def bicubic(image: Image.Image) -> Image.Image:
     """The small image, shown at full size by nearest neighbor, enlarged by bicubic interpolation instead."""
-    small = Image.fromarray(pictures.pixels(image)[_LOW // 2 :: _LOW, _LOW // 2 :: _LOW])
-    return small.resize(image.size, Image.Resampling.BICUBIC)
+    return _small(image).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def enlarged(image: Image.Image) -> bool:
+    """Whether it is a small image shown at full size by nearest neighbor."""
+    again = _small(image).resize(image.size, Image.Resampling.NEAREST)
+    return image.width % _LOW == image.height % _LOW == 0 and pictures.psnr(again, image) == pictures.EQUAL
+
+
+def _small(image: Image.Image) -> Image.Image:
+    return Image.fromarray(pictures.pixels(image)[_LOW // 2 :: _LOW, _LOW // 2 :: _LOW])
 
 
 Baseline = Callable[[Image.Image], Image.Image]
@@ -42,7 +51,7 @@ def scores(rows: Sequence[Row], made: Sequence[Image.Image], reconstructed: Sequ
         ways[name] = [baseline(row.inputs[0]) for row in rows]
     result: dict[str, Any] = {"count": len(rows), "ways": {}}
     for name, images in ways.items():
-        pairs = [(image, _target(row)) for row, image in zip(rows, images, strict=True)]
+        pairs = [(image, target_of(row)) for row, image in zip(rows, images, strict=True)]
         values = np.array([(pictures.psnr(*pair), pictures.ssim(*pair)) for pair in pairs])
         result["ways"][name] = {"psnr": float(values[:, 0].mean()), "ssim": float(values[:, 1].mean())}
         if name == "model":
@@ -53,7 +62,7 @@ def scores(rows: Sequence[Row], made: Sequence[Image.Image], reconstructed: Sequ
 
 
 def _masks(rows: Sequence[Row], made: Sequence[Image.Image], reconstructed: Sequence[Image.Image]) -> dict[str, float]:
-    targets = [pictures.mask(_target(row)) for row in rows]
+    targets = [pictures.mask(target_of(row)) for row in rows]
     inputs = [row.inputs[0] for row in rows]
 
     def mean(images: Sequence[Image.Image]) -> float:
@@ -67,8 +76,3 @@ def _masks(rows: Sequence[Row], made: Sequence[Image.Image], reconstructed: Sequ
         f"best threshold of these images ({threshold})": by_threshold,
         f"best band of these images ({low} to {high})": by_band,
     }
-
-
-def _target(row: Row) -> Image.Image:
-    assert row.target is not None, f"{row.name} has no target"
-    return row.target

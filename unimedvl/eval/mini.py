@@ -23,6 +23,7 @@ from unimedvl.eval import edits
 from unimedvl.eval.answers import accuracy, normalized
 from unimedvl.eval.classifier import Classifier, load_classifier, save_classifier, train_classifier
 from unimedvl.eval.losses import held_out_losses
+from unimedvl.eval.model_hash import weights_hash
 from unimedvl.eval.neighbors import neighbors
 from unimedvl.eval.rows import Row, read_rows, spread
 from unimedvl.files import write_json, write_lines
@@ -250,14 +251,6 @@ class MiniEvaluation:
         path = self.settings.out / "images" / f"{name}.png"
         image.save(path)
         return str(path.relative_to(self.settings.out))
-
-
-def weights_hash(folder: Path) -> str:
-    """Of all weights of a checkpoint directory, and of what it says about their use."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("unimedvl_*.json")]):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def data_hash(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Pictures against pictures: PSNR and SSIM of 8-bit RGB (scikit-image, data range 255), Dice of masks."""
+"""Pictures against pictures: PSNR and SSIM of 8-bit RGB (scikit-image, data range 255), Dice and IoU of masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_BEST = 100.0  # dB, of equal pictures
+EQUAL = 100.0  # dB, of equal pictures
 _WHITE = 128  # at least this gray is foreground
 
 
@@ -19,8 +19,8 @@ def psnr(made: Image.Image, target: Image.Image) -> float:
 
     first, second = pixels(made), pixels(target)
     if np.array_equal(first, second):
-        return _BEST
-    return min(_BEST, float(cast(Any, peak_signal_noise_ratio)(second, first, data_range=255)))
+        return EQUAL
+    return min(EQUAL, float(cast(Any, peak_signal_noise_ratio)(second, first, data_range=255)))
 
 
 def ssim(made: Image.Image, target: Image.Image) -> float:
@@ -34,6 +34,12 @@ def dice(made: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
     """Twice the overlap over the sum of both; 1 where both are empty."""
     total = int(made.sum()) + int(target.sum())
     return 2 * int((made & target).sum()) / total if total else 1.0
+
+
+def iou(made: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
+    """The overlap over the union; 1 where both are empty."""
+    union = int((made | target).sum())
+    return int((made & target).sum()) / union if union else 1.0
 
 
 def mask(image: Image.Image) -> NDArray[np.bool_]:

@@ -21,6 +21,7 @@ _TASKS: dict[Family, str] = {
     "t2i": "t2i",
     "edit": "edit",
     "counterfactual": "counterfactual",
+    "reconstruction": "reconstruct",
 }
 LETTERS = ascii_uppercase
 
@@ -92,6 +93,17 @@ class Row:
         return replace(self, prompt=text)
 
 
+def target_of(row: Row) -> Image.Image:
+    """The picture that should come out.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    target = row.target
+    assert target is not None, f"{row.name} has no target"
+    return target
+
+
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     """The rows of a file of records, or ``limit`` of them, spread evenly.
 
@@ -113,7 +125,7 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 def _row(name: str, record: Record, root: Path) -> Row:
     said = {speaker: [turn.text for turn in record.turns if turn.speaker == speaker] for speaker in ("human", "gpt")}
-    prompts: Sequence[str] = said["human"] or record.captions
+    prompts: Sequence[str] = said["human"] or record.captions or ("",)
     return Row(
         name,
         _TASKS[cast(Family, record.family)],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from unimedvl.errors import DataError
 from unimedvl.eval.classifier import load_classifier, save_classifier, train_classifier
 from unimedvl.eval.neighbors import neighbors
 
@@ -48,3 +50,42 @@ def test_a_copy_is_found_and_a_new_picture_is_not():
     assert found.distance[0] == 0
     assert found.nearest[2] == 20 + 4  # only its own modality is searched, and numbers are those of the whole list
     assert found.copies == [0, 2]
+
+
+def test_vectors_on_a_line_by_hand():
+    """Held-out 10 and 12 are 1 and 3 from training 9: the limit lies 5 % of the way between."""
+    training = [("CT", np.array([0.0, 0.0])), ("US", np.array([50.0, 50.0])), ("CT", np.array([9.0, 9.0]))]
+    held_out = [("CT", np.array([10.0, 10.0])), ("CT", np.array([12.0, 12.0]))]
+    found = neighbors([("CT", np.array([0.5, -0.5])), ("CT", np.array([49.0, 49.0]))], training, held_out)
+    assert found.nearest == (0, 2)
+    assert found.distance == (0.5, 40)
+    assert found.limit == pytest.approx((1.1, 1.1))
+    assert found.copies == [0]
+
+
+def test_pixels_and_their_vectors_are_the_same():
+    def as_vector(pair):
+        name, image = pair
+        return name, np.asarray(image.resize((32, 32), Image.Resampling.BOX), np.float32).ravel() / 255
+
+    sets = [[("CT", stripes("noise", 10 * part + seed)) for seed in range(5)] for part in range(3)]
+    by_vectors = neighbors(*([as_vector(pair) for pair in each] for each in sets))
+    assert by_vectors == neighbors(*sets)
+
+
+def test_nothing_drawn_has_no_neighbors():
+    assert neighbors([], [("CT", np.zeros(2))], []).copies == []
+
+
+@pytest.mark.parametrize(
+    ("drawn", "training", "held_out", "problem"),
+    [
+        (("CT", np.zeros(2)), ("US", np.zeros(2)), ("CT", np.zeros(2)), "0 training and 1 held-out images of 'CT'"),
+        (("CT", np.zeros(2)), ("CT", np.zeros(2)), ("US", np.zeros(2)), "1 training and 0 held-out images of 'CT'"),
+        (("CT", np.zeros(3)), ("CT", np.zeros(2)), ("CT", np.zeros(2)), "vectors of 3 against 2"),
+        (("CT", np.zeros((1, 2))), ("CT", np.zeros(2)), ("CT", np.zeros(2)), r"vectors of \(1, 2\)"),
+    ],
+)
+def test_neighbors_that_cannot_be(drawn, training, held_out, problem):
+    with pytest.raises(DataError, match=problem):
+        neighbors([drawn], [training], [held_out])

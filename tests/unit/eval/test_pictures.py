@@ -40,6 +40,20 @@ def test_dice_by_hand():
     assert pictures.dice(one, ~one) == 0
 
 
+def test_iou_by_hand():
+    one, two = np.array([[1, 1, 0, 0]], bool), np.array([[1, 0, 1, 0]], bool)
+    assert pictures.iou(one, two) == 1 / 3
+    assert pictures.iou(one & False, two & False) == 1
+    assert pictures.iou(one, ~one) == 0
+    assert pictures.iou(one, one) == 1
+
+
+def test_iou_follows_from_dice():
+    one, two = (np.asarray(random_image(seed).convert("L")) > 100 for seed in (0, 1))
+    dice = pictures.dice(one, two)
+    assert pictures.iou(one, two) == pytest.approx(dice / (2 - dice))
+
+
 def test_the_best_threshold_and_band_are_found():
     gray = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
     image = Image.fromarray(gray).convert("RGB")

@@ -33,6 +33,8 @@ def test_rows_become_calls(tmp_path):
          "message": [{"from": "human", "value": "Stain."}, {"from": "gpt", "value": "Done."}]},
         {"main_task_type": "t2i", "output_img": [{"path": "a.png"}], **about,
          "message": [{"from": "human", "value": "Draw."}]},
+        {"main_task_type": "reconstruction", "input_img": [{"path": "a.png"}], **about,
+         "message": [{"from": "human", "value": "Again."}]},
     ]  # fmt: skip
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -41,11 +43,13 @@ def test_rows_become_calls(tmp_path):
         ("vqa", "What?", "This.", 1, True),
         ("edit", "Stain.", "Done.", 1, False),
         ("t2i", "Draw.", "", 0, False),
+        ("reconstruct", "Again.", "", 1, True),
     ]
     calls = [row.call(InferSettings()) for row in rows]
     assert [(call.task, len(call.images), call.wording) for call in calls] == [
-        ("vqa", 1, "What?"), ("edit", 1, "Stain."), ("t2i", 0, "Draw.")]  # fmt: skip
-    assert [row.name for row in read_rows(path, 2)] == ["rows-00000", "rows-00001"]
+        ("vqa", 1, "What?"), ("edit", 1, "Stain."), ("t2i", 0, "Draw."),
+        ("reconstruct", 1, "Again.")]  # fmt: skip
+    assert [row.name for row in read_rows(path, 2)] == ["rows-00000", "rows-00002"]
 
 
 def test_a_missing_file_is_told(tmp_path):
