@@ -95,7 +95,7 @@ def test_leaderboard_marks_the_best_and_shows_the_published_row(pair, tmp_path):
 def test_terminal_shows_the_paper_beside_the_score(pair):
     lines = terminal(open_result(pair[0])).splitlines()
     assert lines[0] == "slake: 60 predictions of one, 0 failed"
-    assert lines[2].split() == ["accuracy", "all", "0.667", "0.100", "to", "0.900", "60", "0.754"]
+    assert lines[2].split() == ["accuracy", "0.667", "0.100", "to", "0.900", "60", "0.754"]
     assert lines[-1] == "A note."
 
 
