@@ -45,6 +45,8 @@ class Difference:
 def compare(first: Path, second: Path) -> list[Difference]:
     """Differences of every metric that rows have, of all rows, each kind and each modality.
 
+    A metric that is the same for every row of both, such as a count of failures that is always 0, is left out.
+
     Raises:
         DataError: a result is absent, or they are of different rows.
     """
@@ -58,9 +60,10 @@ def compare(first: Path, second: Path) -> list[Difference]:
         )
     ours, theirs = _items(first), _items(second)
     names = [name for name in ours if name in theirs]
+    constant = _constant([items[name] for items in (ours, theirs) for name in names])
     found = []
     for group, members in _groups([ours[name] for name in names]).items():
-        for metric in dict.fromkeys(metric for item in members for metric in item["scores"]):
+        for metric in dict.fromkeys(m for item in members for m in item["scores"] if m not in constant):
             pairs = [
                 (ours[item["name"]]["scores"][metric], theirs[item["name"]]["scores"][metric])
                 for item in members
@@ -69,6 +72,15 @@ def compare(first: Path, second: Path) -> list[Difference]:
             if pairs:
                 found.append(_difference(metric, group, pairs))
     return found
+
+
+def _constant(items: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Metrics with a single value."""
+    values: dict[str, set[float]] = {}
+    for item in items:
+        for metric, value in item["scores"].items():
+            values.setdefault(metric, set()).add(value)
+    return {metric for metric, own in values.items() if len(own) == 1}
 
 
 def _difference(metric: str, group: str, pairs: Sequence[tuple[float, float]]) -> Difference:
@@ -140,7 +152,8 @@ def _bars(found: Sequence[Difference], names: tuple[str, str], path: Path) -> No
         axis.invert_yaxis()
         axis.set_title(METRICS[metric].label + (" (less is better)" if METRICS[metric].lower else ""), fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+    figure.supxlabel("whisker: 95 % interval of the difference; * it leaves zero out", fontsize=8)
     figure.savefig(path, dpi=150, format="png")
 
 

@@ -48,7 +48,7 @@ METRICS: Mapping[str, Metric] = {
     "kid": Metric("KID", 4, lower=True),
     "precision": Metric("precision"),
     "recall": Metric("recall"),
-    "copies": Metric("nearer to training than 95 % of real images", lower=True),
+    "copies": Metric("copies of training images", lower=True, short="copies"),
     "clip": Metric("BioMedCLIP score"),
     "recognized": Metric("modality recognized (no CLIP)"),
     "psnr": Metric("PSNR, dB", 2),

@@ -86,7 +86,7 @@ class Leaderboard:
         self.benchmarks = list(dict.fromkeys(result["about"]["benchmark"] for result in results))
 
     def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-        """Benchmark, head and rows, one table each; the best of our values of a metric stands in stars."""
+        """Benchmark, head and rows, one table each; the best of several values of a metric is bold."""
         for benchmark in self.benchmarks:
             pairs = [
                 (name, result)
@@ -141,8 +141,9 @@ class Leaderboard:
 
 
 _REMARK = (
-    "In brackets: 95 % intervals. Stars mark the best of the evaluated models. Results compare only where the rows' "
-    "hash is the same; the published numbers come from the paper's own prompts, splits and scoring."
+    "In brackets: 95 % intervals (efficiency: range of the repeats). Bold: best of the evaluated models. "
+    "Results compare only where the rows' hash is the same, and distances such as gFID only with the same extractor; "
+    "the published numbers come from the paper's own prompts, splits and scoring."
 )
 
 
@@ -150,7 +151,7 @@ def _starred(rows: list[list[str]], metrics: Sequence[str]) -> list[list[str]]:
     ours = [row for row in rows if row[0] != NAME]
     for place, metric in enumerate(metrics, 1):
         values = {number: float(row[place].split()[0]) for number, row in enumerate(ours) if row[place]}
-        if len(values) > 1:
+        if len(set(values.values())) > 1:
             best = (min if METRICS[metric].lower else max)(values.values())
             for number in (number for number, value in values.items() if value == best):
                 ours[number][place] = f"**{ours[number][place]}**"
