@@ -58,7 +58,9 @@ SHORTER = (
     (r"unimedvl.infer", "--max-new-tokens 4"),
     (r"infer\s+(t2i|edit|batch)", "--steps 3"),
     (r"stage=autoencoder", "autoencoder.steps=2 autoencoder.batch_size=2 autoencoder.validation_images=2"),
-    (r"unimedvl.eval benchmark", "limit=2 drawings=1 seeds=1 batches=1"),
+    (r"unimedvl.eval benchmark=mini", "limit=2 drawings=1 seeds=1 batches=1"),
+    (r"unimedvl.eval benchmark=(?!mini|eff)", "limit=4 infer.t2i.steps=3 infer.edit.steps=3"),
+    (r"unimedvl.eval benchmark=efficiency", "repeats=2 tokens=4 steps=3"),
     (r"^(python -m unimedvl.train stage(?!=auto)|scripts/train_)(?!.*dry_run)",
      "steps=2 validation.every=0 data.max_tokens=1100"),
 )  # fmt: skip
@@ -98,6 +100,11 @@ def desk(tmp_path_factory):
     }
     for name, row in (("i2t", seen), ("t2i", drawn)):
         (desk / "my" / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
+    slake = {"img_name": "x1/source.jpg", "question": "What?", "answer": "Lung", "q_lang": "en", "answer_type": "OPEN"}
+    slake |= {"img_id": 1, "qid": 1, "modality": "CT", "content_type": "Organ", "location": "Chest"}
+    (desk / "Slake1.0" / "imgs" / "x1").mkdir(parents=True)
+    Image.open(desk / "a.png").save(desk / "Slake1.0" / "imgs" / "x1" / "source.jpg")
+    (desk / "Slake1.0" / "test.json").write_text(json.dumps([slake]))
     build(desk / "data" / "mini")
     bin_ = desk / "standins"
     bin_.mkdir()

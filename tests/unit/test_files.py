@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimedvl.errors import DataError
@@ -34,6 +34,7 @@ def test_lines_are_ascii_json(tmp_path):
     assert (tmp_path / "x.jsonl").read_bytes() == b'{"text": "a\\u2028b"}\n{}\n'
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(RECORDS, st.integers(0, 200))
 def test_a_journal_cut_anywhere_keeps_its_whole_records(tmp_path_factory, records, cut):
     path = tmp_path_factory.mktemp("journal") / "j.jsonl"
