@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -37,3 +39,23 @@ class DataError(UniMedVLError):
 
 class CheckpointError(UniMedVLError):
     """A checkpoint that is absent, damaged, or does not fit the model."""
+
+
+def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Run a command line's command; the exit code: its own or 0, 2 for what a user can mend, 130 when interrupted.
+
+    Args:
+        interrupted: what to say then.
+    """
+    try:
+        return command() or 0
+    except UniMedVLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}; give another file or folder", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130

@@ -55,6 +55,21 @@ def append(file: IO[str], value: Mapping[str, Any]) -> None:
     os.fsync(file.fileno())
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether this process, and no other, holds the lock of this name for the block; never waits."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def read_journal(path: Path, *, mend: bool = False) -> list[dict[str, Any]]:
     """The records of a journal, without a torn last one; none if there is no file.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unimedvl.errors import ConfigError, DataError, UniMedVLError
+from unimedvl.errors import ConfigError, DataError, exit_code
 
 if TYPE_CHECKING:
     from unimedvl.data.sources import Source
@@ -169,17 +169,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 when all went well, 1 for bad rows, 2 for other errors, 130 when interrupted."""
     options = parser().parse_args(arguments)
-    try:
-        return _COMMANDS[options.command](options)
-    except UniMedVLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error} ({error.filename}); give another folder", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _COMMANDS[options.command](options))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from unimedvl import NOTICE
-from unimedvl.errors import ConfigError, UniMedVLError
+from unimedvl.errors import ConfigError, exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,10 +33,12 @@ def parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="key=value",
-        help="benchmark=NAME, data=PATH, model=DIR (the bundled one by default), out=DIR, split, limit, seed, draws, "
-        "batch_size, device, dtype, shard=I/N, extractor, judge.url, ... (unimedvl.eval.settings), and infer.KEY=VALUE "
-        "for the model's own options, such as infer.t2i.steps=50",
+        help="benchmark=NAME, data=PATH, model=DIR (the bundled one by default), out=DIR, split, limit, seed, "
+        "batch_size, device, dtype, shard=I/N; of scoring wording.choice, wording.question, judge.url, judge.model, "
+        "meteor, rate, draws, extractor, train, classifier, clip, findings (unimedvl.eval.settings); and "
+        "infer.KEY=VALUE for the model's own options, such as infer.t2i.steps=50",
     )
+    main.add_argument("--limit", type=int, metavar="N", help="the same as limit=N")
     return main
 
 
@@ -88,18 +90,15 @@ def main(words: Sequence[str] | None = None) -> int:
         "compare": _compare,
         "leaderboard": _leaderboard,
     }
-    try:
+
+    def run() -> None:
         if words and words[0] in commands:
             commands[words[0]](words[1:])
         else:
-            _evaluate(parser().parse_args(words).words)
-    except UniMedVLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was done stands", file=sys.stderr)
-        return 130
-    return 0
+            options = parser().parse_args(words)
+            _evaluate(options.words + ([] if options.limit is None else [f"limit={options.limit}"]))
+
+    return exit_code(run, "interrupted; what was done stands")
 
 
 def _evaluate(words: Sequence[str]) -> None:
@@ -124,7 +123,7 @@ def _evaluate(words: Sequence[str]) -> None:
     evaluation = Evaluation(chosen[0], settings, infer)
     result = evaluation.run()
     if result is None:
-        print("this shard is done; the last one to end scores all", file=sys.stderr)
+        print("this shard is done; the one that ends last scores all", file=sys.stderr)
         return None
     print(terminal(result))
     print(evaluation.out / RESULT)
@@ -188,10 +187,10 @@ def _leaderboard(words: Sequence[str]) -> None:
 
     named = _named(options.results, "NAME=DIR")
     board = Leaderboard([open_result(Path(folder)) for _, folder in named], [name for name, _ in named])
-    page = options.out.with_suffix(".html")
-    write_text(options.out, board.markdown())
+    text, page = options.out.with_suffix(".md"), options.out.with_suffix(".html")
+    write_text(text, board.markdown())
     write_text(page, board.html())
-    print(options.out, page, sep="\n")
+    print(text, page, sep="\n")
 
 
 def _named(words: Sequence[str], flag: str) -> list[tuple[str, str]]:

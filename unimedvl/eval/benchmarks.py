@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unimedvl.errors import DataError
+from unimedvl.eval.answers import normalized
 from unimedvl.eval.readers import READERS
 from unimedvl.eval.rows import Row
 
@@ -20,7 +21,7 @@ class Benchmark:
     Attributes:
         about: one line for the list of benchmarks.
         family: key of :data:`unimedvl.eval.families.FAMILIES`.
-        plain: questions are put as they stand, without the wording of the settings.
+        plain: questions without options are put as they stand, without the wording of the settings.
     """
 
     about: str
@@ -31,10 +32,20 @@ class Benchmark:
 
 def _reports(path: Path, split: str) -> list[Row]:
     """Records of captions or reports: the wording of the record asks for them."""
-    rows = READERS["records"](path, split) if path.suffix in _RECORDS else READERS["reports"](path, split)
+    tables = path.is_dir() and any(path.glob(pattern) for pattern in ("annotation*.json", "*.csv"))
+    records = path.suffix in _RECORDS or (path.is_dir() and not tables)
+    rows = READERS["records"](path, split) if records else READERS["reports"](path, split)
     if silent := [row.name for row in rows if not row.truths]:
         raise DataError("no reference report", where=silent[0], remedy="give every row one")
     return list(rows)
+
+
+def _questions(path: Path, split: str) -> list[Row]:
+    """Questions of one's own; closed are those with options, or with yes or no as the answer."""
+    return [
+        row if row.closed is not None else replace(row, closed=normalized(row.truth) in ("yes", "no"))
+        for row in READERS["records"](path, split)
+    ]
 
 
 def _reconstructed(path: Path, split: str) -> list[Row]:
@@ -59,7 +70,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "omni_med_vqa": Benchmark("OmniMedVQA, open-access part", "understanding", READERS["omni_med_vqa"]),
     "gmai_mmbench": Benchmark("GMAI-MMBench, as a VLMEvalKit TSV", "understanding", READERS["gmai_mmbench"]),
     "vlmevalkit": Benchmark("any multiple-choice TSV of VLMEvalKit", "understanding", READERS["vlmevalkit"]),
-    "vqa": Benchmark("questions of your own (JSONL, Parquet, ...)", "understanding", _records, plain=True),
+    "vqa": Benchmark("questions of your own (JSONL, Parquet, ...)", "understanding", _questions, plain=True),
     "mimic_cxr": Benchmark("MIMIC-CXR reports, or others in its annotation.json", "reports", READERS["reports"]),
     "reports": Benchmark("reports or captions of your own", "reports", _reports),
     "generation": Benchmark("pictures from captions (records with a target)", "generation", _records),

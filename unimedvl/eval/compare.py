@@ -45,7 +45,7 @@ class Difference:
 def compare(first: Path, second: Path) -> list[Difference]:
     """Differences of every metric that rows have, of all rows, each kind and each modality.
 
-    A metric that is the same for every row of both, such as a count of failures that is always 0, is left out.
+    A metric that is the same for every row of both, such as failures that never occur, is left out beside others.
 
     Raises:
         DataError: a result is absent, or they are of different rows.
@@ -60,7 +60,12 @@ def compare(first: Path, second: Path) -> list[Difference]:
         )
     ours, theirs = _items(first), _items(second)
     names = [name for name in ours if name in theirs]
-    constant = _constant([items[name] for items in (ours, theirs) for name in names])
+    every = [items[name] for items in (ours, theirs) for name in names]
+    constant = _constant(every)
+    if not any(item["scores"] for item in every):
+        raise DataError("no row has a score of its own", where=f"{first}, {second}", remedy="see their result.json")
+    if all(item["scores"].keys() <= constant for item in every):
+        constant = set()
     found = []
     for group, members in _groups([ours[name] for name in names]).items():
         for metric in dict.fromkeys(m for item in members for m in item["scores"] if m not in constant):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from unimedvl.eval.scores import Score
 from unimedvl.imaging import ReadImage
 from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.infer.requests import Result
-from unimedvl.infer.tasks import Call, with_options
+from unimedvl.infer.tasks import Call, InferSettings, with_options
 from unimedvl.model.directory import resolve_directory
 
 _QUESTION = "Describe what is visible in this image, its modality and the body part."
@@ -71,51 +72,19 @@ def measure_efficiency(settings: EfficiencySettings) -> dict[str, Any]:
     drawing = Call("t2i", (), _CAPTION, infer)
     answers, answer_memory = _measured(pipe, answer, settings)
     drawings, drawing_memory = _measured(pipe, drawing, settings)
-
-    read = pipe.processor.to_understand(gray.image).pixels.shape[-2:]
-    prompt, caption = (len(pipe.processor.codec.encode(text)) + 2 for text in (_QUESTION, _CAPTION))
     new = len(answers[-1].token_ids or ())
-    count = FlopCount(pipe.engine.model.config)
-    answer_flops = count.answer((read[1], read[0]), prompt, new)
-    image_flops = count.image(size, caption, infer.t2i)
-    linear_512 = 3 * count.flow_pass(size, [caption]).linear
-
-    def score(metric: str, values: list[float], group: str = "all") -> Score:
-        ends = (min(values), max(values)) if len(values) > 1 else (None, None)
-        return Score(metric, statistics.median(values), len(values), group, *ends)
-
     scores = [
-        score("tokens_per_second", [len(each.token_ids or ()) / each.timings["text"] for each in answers]),
-        score("seconds_per_answer", [each.timings["total"] for each in answers]),
-        score("seconds_per_image", [each.timings["total"] for each in drawings]),
-        score("tflops_per_answer", [sum(each.total for each in answer_flops.values()) / 1e12]),
-        *(score("tflops_per_answer", [each.total / 1e12], name) for name, each in answer_flops.items()),
-        score("tflops_per_image", [sum(each.total for each in image_flops.values()) / 1e12]),
-        *(score("tflops_per_image", [each.total / 1e12], name) for name, each in image_flops.items()),
-        score("tflops_per_image", [linear_512 / 1e12], "three passes, linear layers only"),
-        score("memory_gb", [answer_memory / 1e9], "answering"),
-        score("memory_gb", [drawing_memory / 1e9], "drawing"),
-        score("weights_gb", [_weights(pipe) / 1e9]),
+        _score("tokens_per_second", [len(each.token_ids or ()) / each.timings["text"] for each in answers]),
+        _score("seconds_per_answer", [each.timings["total"] for each in answers]),
+        _score("seconds_per_image", [each.timings["total"] for each in drawings]),
+        *_flops(pipe, gray.image, new, infer, size),
+        _score("memory_gb", [answer_memory / 1e9], "answering"),
+        _score("memory_gb", [drawing_memory / 1e9], "drawing"),
+        _score("weights_gb", [_weights(pipe) / 1e9]),
     ]
+    shape = f"{size[0]}x{size[1]}, {new} tokens, {infer.t2i.steps} steps"
     return {
-        "about": {
-            "benchmark": "efficiency",
-            "family": "efficiency",
-            "model": settings.model,
-            "model_hash": weights_hash(folder),
-            "rows": settings.repeats,
-            "rows_hash": f"{size[0]}x{size[1]}, {new} tokens, {infer.t2i.steps} steps",
-            "settings": {**asdict(settings), "out": str(settings.out)},
-            "inference": asdict(infer),
-            "protocol": {
-                "batch": 1,
-                "times": "medians; in brackets the lowest and the highest of the repeats",
-                "flops": "matrix products, attention, convolutions; counted on the meta device",
-                "memory": "peak of the device" if pipe.engine.model.device.type == "cuda" else "peak resident set",
-            },
-            "versions": versions(),
-            "machine": machine(),
-        },
+        "about": {**_about(settings, shape, pipe.engine.model.device.type), "inference": asdict(infer)},
         "count": 2 * settings.repeats,
         "errors": 0,
         "scores": [asdict(each) for each in scores],
@@ -126,6 +95,51 @@ def measure_efficiency(settings: EfficiencySettings) -> dict[str, Any]:
         ],
         "notice": NOTICE,
     }
+
+
+def _about(settings: EfficiencySettings, shape: str, device: str) -> dict[str, Any]:
+    return {
+        "benchmark": "efficiency",
+        "family": "efficiency",
+        "model": settings.model,
+        "model_hash": weights_hash(resolve_directory(settings.model)),
+        "rows": settings.repeats,
+        "rows_hash": shape,
+        "settings": {**asdict(settings), "out": str(settings.out)},
+        "protocol": {
+            "batch": 1,
+            "times": "medians; beside them the lowest and the highest of the repeats",
+            "flops": "matrix products, attention, convolutions; counted on the meta device",
+            "memory": "peak of the device" if device == "cuda" else "peak resident set of the process",
+        },
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _flops(
+    pipe: UniMedVLPipeline, image: Image.Image, new: int, infer: InferSettings, size: tuple[int, int]
+) -> Iterator[Score]:
+    """Of an answer of ``new`` tokens and of an image, whole and in parts."""
+    height, width = pipe.processor.to_understand(image).pixels.shape[-2:]
+    prompt, caption = (len(pipe.processor.codec.encode(text)) + 2 for text in (_QUESTION, _CAPTION))
+    count = FlopCount(pipe.engine.model.config)
+    of = {
+        "tflops_per_answer": count.answer((width, height), prompt, new),
+        "tflops_per_image": count.image(size, caption, infer.t2i),
+    }
+    for metric, parts in of.items():
+        yield _score(metric, [sum(each.total for each in parts.values()) / 1e12])
+        for name, each in parts.items():
+            yield _score(metric, [each.total / 1e12], name)
+    three = 3 * count.flow_pass(size, [caption]).linear / 1e12
+    yield _score("tflops_per_image", [three], "three passes, linear layers only")
+
+
+def _score(metric: str, values: Sequence[float], group: str = "all") -> Score:
+    """The median, between the lowest and the highest."""
+    ends = (min(values), max(values)) if len(values) > 1 else (None, None)
+    return Score(metric, statistics.median(values), len(values), group, *ends)
 
 
 def _measured(pipe: UniMedVLPipeline, call: Call, settings: EfficiencySettings) -> tuple[list[Result], float]:

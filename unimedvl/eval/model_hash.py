@@ -6,18 +6,20 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+_SCORES = "evaluation.json"  # of these very weights, kept beside them
 _WHOLE = 64 << 20  # files up to this many bytes are read whole
 _BLOCKS, _BLOCK = 256, 64 << 10
 
 
 def weights_hash(folder: Path, whole: int = _WHOLE) -> str:
-    """Of all weights of a checkpoint directory, and of what it says about their use; 16 hexadecimal digits.
+    """Of all weights of a checkpoint directory, its configs and its tokenizer; 16 hexadecimal digits.
 
     Of a file of more than 64 MiB the size, the first and last block, and 256 blocks of 64 KiB evenly between them
     count: training changes every tensor, and 28 GB would take minutes to read for each evaluation.
     """
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("unimedvl_*.json")]):
+    others = [path for path in folder.glob("*.json") if path.name != _SCORES]
+    for path in sorted([*folder.glob("*.safetensors"), *others]):
         digest.update(path.name.encode())
         for part in _parts(path, whole):
             digest.update(part)

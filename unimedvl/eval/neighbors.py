@@ -78,18 +78,19 @@ def neighbors(
 
 def _vectors(items: Sequence[ImageOrVector]) -> NDArray[np.float32]:
     """float32 (N, P); pixels in [0, 1]."""
-    vectors = [_pixels(item) if isinstance(item, Image.Image) else np.asarray(item, np.float32) for item in items]
-    shapes = {vector.shape for vector in vectors}
+    found = [vector(item) if isinstance(item, Image.Image) else np.asarray(item, np.float32) for item in items]
+    shapes = {each.shape for each in found}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
         raise DataError(
             f"vectors of {' and '.join(map(str, sorted(shapes)))}",
             where="nearest neighbors",
             remedy="give images only, or one row of the same extractor's features for each",
         )
-    return np.stack(vectors)
+    return np.stack(found)
 
 
-def _pixels(image: Image.Image) -> NDArray[np.float32]:
+def vector(image: Image.Image) -> NDArray[np.float32]:
+    """float32 (3072,) in [0, 1]: the pixels at 32 x 32."""
     small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     return (np.asarray(small).ravel() / 255).astype(np.float32)
 
@@ -104,5 +105,9 @@ def _nearest(
             where="nearest neighbors",
             remedy="compare images with images, or features of one extractor",
         )
-    means_QN = np.stack([np.square(pool_NP - query).mean(axis=1) for query in queries_QP])
-    return means_QN.argmin(axis=1), np.sqrt(means_QN.min(axis=1)).astype(np.float32)
+    places, means = [], []
+    for query in queries_QP:  # one at a time: all together are as large as both sets multiplied
+        means_N = np.square(pool_NP - query).mean(axis=1)
+        places.append(int(means_N.argmin()))
+        means.append(float(means_N[places[-1]]))
+    return np.array(places), np.sqrt(means).astype(np.float32)

@@ -7,10 +7,10 @@ the row, the seed and the settings alone, not on the rows beside it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image
 from unimedvl import NOTICE
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.eval.rows import Row
-from unimedvl.files import append, read_journal
+from unimedvl.files import append, locked, read_journal
 from unimedvl.imaging import read_image
 from unimedvl.infer.attempts import attempts, said
 from unimedvl.infer.pipeline import UniMedVLPipeline, progress_bar
@@ -47,11 +47,6 @@ class Ask:
         """With noise of its own."""
         own = zlib.crc32(f"{seed} {self.name}".encode())
         return self.row.call(with_options(settings, seed=own))
-
-    def digest(self) -> str:
-        """Of what is asked, to tell a changed benchmark."""
-        images = [image.path or hashlib.sha256(image.data or b"").hexdigest() for image in self.row.images]
-        return hashlib.sha256(repr((self.name, self.row.task, self.row.prompt, images)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -87,11 +82,11 @@ def asks_of(rows: Sequence[Row], draws: int) -> list[Ask]:
     Raises:
         DataError: two rows have the same name.
     """
-    names = [row.name for row in rows]
-    if len(set(names)) < len(names):
-        double = next(name for number, name in enumerate(names) if name in names[:number])
-        raise DataError(f"two rows are called {double}", where="benchmark", remedy="give every row a name of its own")
-    return [Ask(row, draw) for row in rows for draw in range(draws if row.task in _DRAWN else 1)]
+    asks = [Ask(row, draw) for row in rows for draw in range(draws if row.task in _DRAWN else 1)]
+    name, count = Counter(ask.name for ask in asks).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"two rows are called {name}", where="benchmark", remedy="give every row a name of its own")
+    return asks
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
@@ -124,7 +119,7 @@ class Predictions:
         Raises:
             DataError: a record is of another model, setting or row, or a journal is damaged.
         """
-        wanted = {ask.name: ask.digest() for ask in asks}
+        wanted = {ask.name: ask.row.digest(here=True) for ask in asks}
         found = {}
         for path in sorted(self.journals.glob("*.jsonl")):
             for record in read_journal(path):
@@ -132,13 +127,19 @@ class Predictions:
                 if record.get("about") != self.about:
                     problem = "another model or another setting"
                 elif name in wanted and record.get("ask") != wanted[name]:
-                    problem = "another row of this name"
+                    problem = "another row of this name, or its images have changed"
                 if problem:
                     remedy = "give another out=, or the same words as before"
                     raise DataError(f"the prediction of {name} is of {problem}", where=str(path), remedy=remedy)
-                if name in wanted:
+                if name in wanted and self._stands(record, found.get(name)):
                     found[name] = record
         return found
+
+    def _stands(self, record: dict[str, Any], known: dict[str, Any] | None) -> bool:
+        """Whether it is better than what is known of its row: a result over an error, and with its picture."""
+        image = record["image"]
+        there = image is None or (self.out / image).is_file()
+        return there and (known is None or known["error"] is not None)
 
     def complete(self, asks: Sequence[Ask]) -> list[Prediction] | None:
         """All of them in the order of ``asks``; None as long as one is missing."""
@@ -161,27 +162,30 @@ class Predictions:
         seed: int = 0,
         bar: Callable[..., Any] = progress_bar,
     ) -> int:
-        """Make those of a shard that are missing; how many were made.
+        """Make those of a shard that are missing, or failed before; how many were made.
 
         Raises:
-            DataError: as in :meth:`records`.
+            DataError: as in :meth:`records`; or another process is at this shard.
         """
         number, count = shard
-        done = self.records(asks)
-        waiting = [ask for ask in asks[number::count] if ask.name not in done]
-        if not waiting:
-            return 0
+        self.journals.mkdir(parents=True, exist_ok=True)
         journal = self.journals / f"{number:03d}-of-{count:03d}.jsonl"
-        read_journal(journal, mend=True)
-        pipe = open_pipeline()
-        (self.out / "images").mkdir(parents=True, exist_ok=True)
-        self.journals.mkdir(exist_ok=True)
-        with journal.open("a", encoding="utf-8") as file, bar("rows", len(waiting)) as step:
-            for asked in _parts(waiting, batch_size):
-                for record in self._records(asked, pipe, seed):
-                    append(file, record)
-                    step()
-        return len(waiting)
+        with locked(journal.with_suffix(".lock")) as mine:
+            if not mine:
+                raise DataError("another process is at this", where=str(journal), remedy="let it end, or end it")
+            done = {name for name, record in self.records(asks).items() if record["error"] is None}
+            waiting = [ask for ask in asks[number::count] if ask.name not in done]
+            if not waiting:
+                return 0
+            read_journal(journal, mend=True)
+            pipe = open_pipeline()
+            (self.out / "images").mkdir(exist_ok=True)
+            with journal.open("a", encoding="utf-8") as file, bar("rows", len(waiting)) as step:
+                for asked in _parts(waiting, batch_size):
+                    for record in self._records(asked, pipe, seed):
+                        append(file, record)
+                        step()
+            return len(waiting)
 
     def _records(self, asked: Sequence[Ask], pipe: UniMedVLPipeline, seed: int) -> Iterator[dict[str, Any]]:
         start = time.perf_counter()
@@ -189,7 +193,12 @@ class Predictions:
         outcomes = list(attempts(pipe, calls))
         seconds = (time.perf_counter() - start) / len(asked)
         for ask, outcome in zip(asked, outcomes, strict=True):
-            record = {"name": ask.name, "about": self.about, "ask": ask.digest(), "seconds": round(seconds, 4)}
+            record = {
+                "name": ask.name,
+                "about": self.about,
+                "ask": ask.row.digest(here=True),
+                "seconds": round(seconds, 4),
+            }
             if not isinstance(outcome, Result):
                 yield {**record, "text": None, "image": None, "error": outcome}
                 continue
@@ -217,8 +226,11 @@ def _parts(asks: Sequence[Ask], size: int) -> Iterator[Sequence[Ask]]:
         yield asks[first : first + size]
 
 
-def with_wording(row: Row, choice: str, question: str) -> Row:
-    """A question as the model is asked it; other tasks say what they want themselves."""
-    if row.task != "vqa":
-        return row
-    return row.worded(choice if row.options else question)
+def with_wording(row: Row, choice: str, question: str | None) -> Row:
+    """A question as the model is asked it; other tasks say what they want themselves.
+
+    Args:
+        question: None leaves questions without options as they are.
+    """
+    wording = choice if row.options else question
+    return row if row.task != "vqa" or wording is None else row.worded(wording)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import cast
+from typing import Any, cast
 
 from PIL import Image
 
@@ -35,6 +37,7 @@ class Row:
         task: of :data:`unimedvl.infer.tasks.TASKS`.
         kind: what is asked, a category of the scores: ``modality``, ``super-resolution``, ``Organ``, ...
         prompt: the question or instruction; the task's own wording if empty.
+        asked: the prompt in the wording in which the model is asked; the prompt itself if empty.
         truths: answers of which each is right; none where no text is wanted.
         options: of a multiple-choice question, A first; its only truth is the text of one of them.
         closed: a question with a fixed small set of answers, such as yes or no; None where the benchmark does not say.
@@ -53,6 +56,7 @@ class Row:
     images: tuple[ImageRef, ...] = ()
     wanted: ImageRef | None = None
     root: Path | None = None
+    asked: str = ""
 
     @property
     def truth(self) -> str:
@@ -85,12 +89,33 @@ class Row:
     def call(self, settings: InferSettings) -> Call:
         """The row as a person would ask for it."""
         shown = tuple(ReadImage(image, self.name, ()) for image in self.inputs)
-        return Call(self.task, shown, self.prompt or None, settings)
+        return Call(self.task, shown, self.asked or self.prompt or None, settings)
 
     def worded(self, wording: str) -> Row:
-        """With the prompt inside a wording: ``{question}``, and ``{options}`` one a line."""
-        text = wording.replace("{options}", self.listed).replace("{question}", self.prompt)
-        return replace(self, prompt=text)
+        """Asked in a wording: ``{question}``, and ``{options}`` one a line."""
+        parts = {"{question}": self.prompt, "{options}": self.listed}
+        return replace(self, asked=re.sub("|".join(parts), lambda found: parts[found[0]], wording))
+
+    def digest(self, *, here: bool = False) -> str:
+        """Of what is asked, shown and right, 16 hexadecimal digits; of image files the name and the size.
+
+        Args:
+            here: also of where the files lie and when they were changed, which differs between machines.
+        """
+        own = (self.name, self.task, self.asked or self.prompt, self.truths, self.options)
+        images = [_digest(image, self.root, here) for image in (*self.images, self.wanted) if image is not None]
+        return hashlib.sha256(repr((own, images)).encode()).hexdigest()[:16]
+
+
+def _digest(image: ImageRef, root: Path | None, here: bool) -> tuple[Any, ...]:
+    if image.data is not None:
+        return (hashlib.sha256(image.data).hexdigest(),)
+    path = image.location(root)
+    try:
+        found = path.stat()
+    except OSError:  # a row without its file fails when it is asked
+        return (image.path, None)
+    return (str(path.resolve()), found.st_size, found.st_mtime_ns) if here else (image.path, found.st_size)
 
 
 def target_of(row: Row) -> Image.Image:

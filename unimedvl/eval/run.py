@@ -14,41 +14,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from unimedvl import NOTICE, __version__
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.eval.benchmarks import BENCHMARKS, Benchmark
 from unimedvl.eval.families import FAMILIES, Context
+from unimedvl.eval.families.images import picture_of
 from unimedvl.eval.model_hash import weights_hash
 from unimedvl.eval.predict import Ask, Prediction, Predictions, asks_of, shard_of, with_wording
-from unimedvl.eval.rows import Row, spread
+from unimedvl.eval.rows import Row, spread, target_of
 from unimedvl.eval.scores import Scored
 from unimedvl.eval.settings import EvalSettings
-from unimedvl.files import write_json, write_lines
+from unimedvl.eval.tables import terminal
+from unimedvl.files import aside, locked, write_json, write_lines, write_text
 from unimedvl.infer.defaults import defaults_of
 from unimedvl.infer.pipeline import UniMedVLPipeline
 from unimedvl.infer.tasks import InferSettings
 from unimedvl.model.directory import resolve_directory
 from unimedvl.settings import override
+from unimedvl.sheets import Entry, contact_sheet
 
-RESULT, ITEMS = "result.json", "items.jsonl"
-# Settings that do not shape a prediction.
-_FREE = {
-    "out",
-    "limit",
-    "batch_size",
-    "shard",
-    "draws",
-    "judge",
-    "extractor",
-    "train",
-    "classifier",
-    "clip",
-    "findings",
-    "meteor",
-    "rate",
-}
-_PACKAGES = ("transformers", "diffusers", "torchmetrics", "sacrebleu", "rouge-score", "scikit-image", "scikit-learn")
+RESULT, ITEMS, TABLE, SHEET = "result.json", "items.jsonl", "table.txt", "sheet.png"
+_SHOWN = 24  # pictures of a sheet
+# Settings that shape neither a prediction nor a score.
+_FREE = {"model", "data", "out", "limit", "batch_size", "shard", "device", "dtype"}
+# Settings of scoring, and of how pictures are asked for; a family says which of them it uses.
+_OPTIONAL = {"wording", "draws", "judge", "extractor", "train", "classifier", "clip", "findings", "meteor", "rate"}
+_PACKAGES = (
+    *("numpy", "scipy", "pillow", "transformers", "diffusers", "torchmetrics", "torch-fidelity", "open-clip-torch"),
+    *("sacrebleu", "rouge-score", "pycocoevalcap", "scikit-image", "scikit-learn"),
+)
 
 
 class Evaluation:
@@ -67,10 +63,13 @@ class Evaluation:
         self.name, self.settings = name, settings
         self.benchmark: Benchmark = BENCHMARKS[name]
         self.family = FAMILIES[self.benchmark.family]
+        self._refuse_unused()
         self.family.check(settings)
         self.shard = shard_of(settings.shard)
         self.folder = resolve_directory(settings.model)
-        self.infer: InferSettings = override(defaults_of(self.folder).settings, infer_words)
+        defaults = defaults_of(self.folder)
+        self.dtype = settings.dtype or defaults.dtype
+        self.infer: InferSettings = override(defaults.settings, infer_words)
         self.out = settings.out or Path("runs/eval") / name
         if settings.data == Path():
             raise ConfigError("no data", where="eval", remedy=f"give data=, the files of {name} as they are published")
@@ -93,11 +92,13 @@ class Evaluation:
         predictions = self.predictions.complete(self.asks)
         if predictions is None:
             return None
-        print(f"{made} predictions made, {len(predictions) - made} were there; scoring", file=sys.stderr)
-        start = time.perf_counter()
-        context = Context(self.settings, self.out, lambda: self._pipe)
-        scored = self.family.score(predictions, context)
-        return self._write(predictions, scored, time.perf_counter() - start)
+        print(f"{made} predictions made, {len(predictions) - made} were there", file=sys.stderr)
+        with locked(self.out / ".scoring.lock") as mine:
+            if not mine:  # the process that came before, with the same predictions
+                return None
+            start = time.perf_counter()
+            scored = self.family.score(predictions, Context(self.settings, self.out))
+            return self._write(predictions, scored, time.perf_counter() - start)
 
     # --- parts ----------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class Evaluation:
         if device is None and self.shard[1] > 1 and torch.cuda.device_count() > 1:
             device = f"cuda:{self.shard[0] % torch.cuda.device_count()}"
         return UniMedVLPipeline.from_pretrained(
-            self.folder, dtype=settings.dtype, device=device, settings=self.infer, und_only=self._only_reads
+            self.folder, dtype=self.dtype, device=device, settings=self.infer, und_only=self._only_reads
         )
 
     @property
@@ -118,16 +119,26 @@ class Evaluation:
 
     def _worded(self, row: Row) -> Row:
         wording = self.settings.wording
-        asks = self.benchmark.family == "understanding" and not self.benchmark.plain
-        return with_wording(row, wording.choice, wording.question) if asks else row
+        return with_wording(row, wording.choice, None if self.benchmark.plain else wording.question)
+
+    def _refuse_unused(self) -> None:
+        """A setting that this benchmark does nothing with was meant for another."""
+        defaults = EvalSettings()
+        given = {name for name in _OPTIONAL if getattr(self.settings, name) != getattr(defaults, name)}
+        if unused := sorted(given - set(self.family.uses)):
+            known = ", ".join(self.family.uses)
+            raise ConfigError(
+                f"{self.name} does nothing with {unused[0]}", where=unused[0], remedy=f"leave it out; it uses {known}"
+            )
 
     @cached_property
     def _model_hash(self) -> str:
         return weights_hash(self.folder)
 
     def _digest(self) -> str:
-        own = {name: value for name, value in asdict(self.settings).items() if name not in _FREE | {"model", "data"}}
-        return hashlib.sha256(repr((self.name, self._model_hash, own, self.infer)).encode()).hexdigest()[:16]
+        """Of what shapes a prediction beside its row."""
+        own = (self.name, self._model_hash, self.settings.seed, self.dtype, self.infer, __version__)
+        return hashlib.sha256(repr(own).encode()).hexdigest()[:16]
 
     def _write(self, predictions: Sequence[Prediction], scored: Scored, seconds: float) -> dict[str, Any]:
         result = {
@@ -143,7 +154,7 @@ class Evaluation:
                 "inference": _plain(asdict(self.infer)),
                 "protocol": _plain(scored.protocol),
                 "versions": versions(),
-                "machine": machine(),
+                "machine": machine(self.settings.device),
             },
             "count": len(predictions),
             "errors": sum(prediction.error is not None for prediction in predictions),
@@ -156,15 +167,33 @@ class Evaluation:
             "notice": NOTICE,
         }
         write_lines(self.out / ITEMS, (item.record() for item in scored.items))
+        write_text(self.out / TABLE, terminal(result) + "\n")
+        if self.family.targets and scored.items:
+            with aside(self.out / SHEET) as part:
+                _sheet(self.name, [item.prediction for item in scored.items]).save(part)
         write_json(self.out / RESULT, result)
         return result
+
+
+def _sheet(name: str, predictions: Sequence[Prediction]) -> Image.Image:
+    """What was shown, what was made and what should come out, of rows spread over all of them."""
+    chosen = [predictions[number] for number in spread(len(predictions), _SHOWN)]
+    entries = []
+    for each in chosen:
+        row = each.row
+        shown = row.inputs[:1] if row.task in ("edit", "counterfactual") else ()
+        images = [*shown, picture_of(each), target_of(row)]
+        side = images[-1].size
+        text = " ".join([*(["input,"] if shown else []), "made, target:", row.prompt or row.name])
+        entries.append(Entry(tuple(image.resize(side) for image in images), text, row.modality or row.kind))
+    return contact_sheet(name, entries)
 
 
 def rows_hash(asks: Sequence[Ask]) -> str:
     """Of what is asked and what is right; two results compare only where it is the same."""
     digest = hashlib.sha256()
     for ask in asks:
-        digest.update(f"{ask.digest()} {ask.row.truths} {ask.row.options}".encode())
+        digest.update(f"{ask.name} {ask.row.digest()}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -179,10 +208,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> str:
+def machine(device: str | None = None) -> str:
     """The device in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if torch.cuda.is_available() and device != "cpu":
+        return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 

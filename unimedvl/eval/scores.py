@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from unimedvl.eval.answers import wilson
 from unimedvl.eval.intervals import mean_interval
@@ -23,41 +22,45 @@ class Metric:
         digits: after the point.
         lower: whether less is better.
         short: head of a narrow column, if it is not the metric's key.
+        share: whether single values are 0 or 1, and their mean a share.
+        extractor: whether it is a distance between features of an extractor.
     """
 
     label: str
     digits: int = 3
     lower: bool = False
     short: str = ""
+    share: bool = False
+    extractor: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric("accuracy"),
-    "closed_accuracy": Metric("accuracy, closed", short="closed"),
-    "open_accuracy": Metric("exact match, open", short="open"),
+    "accuracy": Metric("accuracy", share=True),
+    "closed_accuracy": Metric("accuracy, closed", short="closed", share=True),
+    "open_accuracy": Metric("exact match, open", short="open", share=True),
     "open_recall": Metric("token recall, open", short="recall"),
     "open_f1": Metric("token F1, open", short="F1"),
-    "unmatched": Metric("answers that match nothing", lower=True),
-    "judged": Metric("right by the judge"),
+    "unmatched": Metric("answers that match nothing", lower=True, share=True),
+    "judged": Metric("right by the judge", share=True),
     **{f"bleu-{n}": Metric(f"BLEU-{n}") for n in range(1, 5)},
     "rouge-1": Metric("ROUGE-1"),
     "rouge-l": Metric("ROUGE-L"),
     "meteor": Metric("METEOR"),
     "rate": Metric("RaTE"),
-    "gfid": Metric("gFID", 2, lower=True),
-    "kid": Metric("KID", 4, lower=True),
-    "precision": Metric("precision"),
-    "recall": Metric("recall"),
-    "copies": Metric("copies of training images", lower=True, short="copies"),
+    "gfid": Metric("gFID", 2, lower=True, extractor=True),
+    "kid": Metric("KID", 4, lower=True, extractor=True),
+    "precision": Metric("precision", extractor=True),
+    "recall": Metric("recall", extractor=True),
+    "copies": Metric("nearer to training than 95 % of real", lower=True, short="copies", share=True),
     "clip": Metric("BioMedCLIP score"),
-    "recognized": Metric("modality recognized (no CLIP)"),
+    "recognized": Metric("modality recognized (no CLIP)", share=True),
     "psnr": Metric("PSNR, dB", 2),
     "ssim": Metric("SSIM"),
     "dice": Metric("Dice"),
     "iou": Metric("IoU"),
     "auroc": Metric("AUROC"),
     "f1": Metric("F1"),
-    "rfid": Metric("rFID", 2, lower=True),
+    "rfid": Metric("rFID", 2, lower=True, extractor=True),
     "tokens_per_second": Metric("tokens/s", 2),
     "seconds_per_answer": Metric("s an answer", 2, lower=True),
     "seconds_per_image": Metric("s an image", 2, lower=True),
@@ -142,27 +145,26 @@ def groups_of(items: Sequence[Item]) -> dict[str, list[Item]]:
 
 
 def means(items: Sequence[Item]) -> list[Score]:
-    """The mean of every metric that items have, by group."""
+    """The mean of every metric that items have, by group.
+
+    Several draws of a row are one value, their mean, as far as the interval is concerned.
+    """
     scores = []
     for group, members in groups_of(items).items():
         for metric in dict.fromkeys(name for item in members for name in item.scores):
-            values = [item.scores[metric] for item in members if metric in item.scores]
-            low, high = interval_of(values)
-            scores.append(Score(metric, float(np.mean(values)), len(values), group, low, high))
+            rows: dict[str, list[float]] = {}
+            for item in members:
+                if metric in item.scores:
+                    rows.setdefault(item.prediction.row.name, []).append(item.scores[metric])
+            values = [value for own in rows.values() for value in own]
+            low, high = interval_of(metric, [fmean(own) for own in rows.values()])
+            scores.append(Score(metric, fmean(values), len(values), group, low, high))
     return scores
 
 
-def by_group(items: Sequence[Item], metric: str, value: Callable[[Sequence[Item]], float | None]) -> Iterable[Score]:
-    """A metric of whole groups, such as a distance of distributions; none where ``value`` is None."""
-    for group, members in groups_of(items).items():
-        found = value(members)
-        if found is not None:
-            yield Score(metric, found, len(members), group)
-
-
-def interval_of(values: Sequence[float]) -> tuple[float | None, float | None]:
+def interval_of(metric: str, values: Sequence[float]) -> tuple[float | None, float | None]:
     """95 %: Wilson's of shares, else by bootstrap."""
-    if set(values) <= {0.0, 1.0}:
+    if METRICS[metric].share and set(values) <= {0.0, 1.0}:
         return wilson(round(sum(values)), len(values))
     found = mean_interval(values)
     return found.low, found.high

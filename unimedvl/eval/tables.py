@@ -21,7 +21,7 @@ def _terminal(result: Result) -> Iterator[str]:
     about, scores = result["about"], result["scores"]
     yield f"{about['benchmark']}: {result['count']} predictions of {about['model']}, {result['errors']} failed"
     whole = [score for score in scores if score["group"] == ALL]
-    paper = [published(about["benchmark"], score["metric"]) for score in whole]
+    paper = [_published(result, score["metric"], ALL) for score in whole]
     spread = "range" if about["family"] == "efficiency" else "95 % interval"
     head = f"{'metric':46}{'value':>9}{spread:>19}{'rows':>7}"
     yield head + ("   paper" if any(value is not None for value in paper) else "")
@@ -29,12 +29,20 @@ def _terminal(result: Result) -> Iterator[str]:
         interval = "" if score["low"] is None else f"{number(score, 'low')} to {number(score, 'high')}"
         line = f"{METRICS[score['metric']].label:46}{number(score):>9}{interval:>19}{score['count']:7d}"
         yield line + (f"{_digits(score['metric'], reference):>8}" if reference is not None else "")
-    yield from _groups([score for score in scores if score["group"] != ALL])
+    yield from _groups(result, [score for score in scores if score["group"] != ALL])
     yield from result["notes"]
 
 
-def _groups(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """One line a group, one column a metric, for each sort of groups."""
+def _published(result: Result, metric: str, group: str) -> float | None:
+    """The paper's number; none for distances between features of another extractor than the FID's own."""
+    extractor = result["about"].get("protocol", {}).get("extractor", {}).get("name", "")
+    if METRICS[metric].extractor and not extractor.startswith("inception"):
+        return None
+    return published(result["about"]["benchmark"], metric, group)
+
+
+def _groups(result: Result, scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line a group, one column a metric and one for the paper's numbers, for each sort of groups."""
     for sort in dict.fromkeys(_sort(score["group"]) for score in scores):
         own = [score for score in scores if _sort(score["group"]) == sort]
         metrics = list(dict.fromkeys(score["metric"] for score in own))
@@ -48,6 +56,11 @@ def _groups(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             ]
             for metric in metrics
         ]
+        for metric in metrics:
+            paper = [_published(result, metric, group) for group in groups]
+            if any(value is not None for value in paper):
+                cells = ["" if value is None else _digits(metric, value) for value in paper]
+                columns.append([f"{METRICS[metric].short or metric}, paper", *cells])
         counts = [max(score["count"] for score in own if score["group"] == group) for group in groups]
         columns = [[sort, *map(shown_group, groups)], ["rows", *map(str, counts)], *columns]
         widths = [max(map(len, column)) for column in columns]
@@ -96,12 +109,14 @@ class Leaderboard:
             columns = list(dict.fromkeys((s["metric"], s["group"]) for _, r in pairs for s in r["scores"]))
             columns = [column for column in columns if column[1] in (ALL, "average")] or columns
             rows = [[name, *self._cells(result, columns)] for name, result in pairs]
-            paper = [published(benchmark, *column) for column in columns]
+            paper = [_published(pairs[0][1], *column) for column in columns]
             if any(value is not None for value in paper):
                 cells = ["" if v is None else _digits(m, v) for (m, _), v in zip(columns, paper, strict=True)]
                 rows.append([NAME, *cells, "see paper", ""])
             head = [METRICS[metric].label + (f" {group}" if group != ALL else "") for metric, group in columns]
-            yield benchmark, ["model", *head, "rows", "rows' hash"], _starred(rows, [m for m, _ in columns])
+            same = len({_features(result) for _, result in pairs}) == 1
+            compared = [m if same or not METRICS[m].extractor else "" for m, _ in columns]
+            yield benchmark, ["model", *head, "rows", "rows' hash"], _starred(rows, compared)
 
     def _cells(self, result: Result, columns: Sequence[tuple[str, str]]) -> list[str]:
         found = {(score["metric"], score["group"]): score for score in result["scores"]}
@@ -147,9 +162,17 @@ _REMARK = (
 )
 
 
+def _features(result: Result) -> str:
+    """What distances were measured with."""
+    return str(result["about"].get("protocol", {}).get("extractor"))
+
+
 def _starred(rows: list[list[str]], metrics: Sequence[str]) -> list[list[str]]:
+    """Bold where a column compares: an empty metric does not."""
     ours = [row for row in rows if row[0] != NAME]
     for place, metric in enumerate(metrics, 1):
+        if not metric:
+            continue
         values = {number: float(row[place].split()[0]) for number, row in enumerate(ours) if row[place]}
         if len(set(values.values())) > 1:
             best = (min if METRICS[metric].lower else max)(values.values())

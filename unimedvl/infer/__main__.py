@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimedvl import NOTICE
-from unimedvl.errors import UniMedVLError
+from unimedvl.errors import exit_code
 
 _SUBTASKS = ("super-resolution", "staining", "translation", "segmentation")
 
@@ -136,17 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parser().parse_known_args(arguments)
     if stray := [text for text in overrides if text.startswith("-") or "=" not in text]:
         parser().error(f"unrecognized arguments: {' '.join(stray)}")
-    try:
+
+    def run() -> None:
         from unimedvl.infer import commands
 
         commands.run(options, overrides)
-    except UniMedVLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

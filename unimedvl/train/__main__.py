@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unimedvl import NOTICE
-from unimedvl.errors import UniMedVLError
+from unimedvl.errors import exit_code
 
 if TYPE_CHECKING:
     from unimedvl.train.settings import TrainSettings
@@ -58,14 +58,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run; the exit code."""
     words = sys.argv[1:] if words is None else list(words)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return _export(words[1:]) if words[:1] == ["export"] else _train(words)
-    except UniMedVLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the last checkpoint stands", file=sys.stderr)
-        return 130
+    return exit_code(
+        lambda: _export(words[1:]) if words[:1] == ["export"] else _train(words),
+        "interrupted; the last checkpoint stands",
+    )
 
 
 def _export(words: Sequence[str]) -> int:

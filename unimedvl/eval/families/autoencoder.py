@@ -24,10 +24,10 @@ def check(settings: EvalSettings) -> None:
 def score(predictions: Sequence[Prediction], context: Context) -> Scored:
     """PSNR and SSIM, and rFID if an extractor was given, of all and of each modality."""
     items = picture_items(predictions)
-    drawn = generation.distances(predictions, context, "rfid")
+    apart = generation.distances(predictions, context, "rfid")
     return Scored(
         items,
-        [*means(items), *drawn.scores],
-        {**PROTOCOL, **drawn.protocol},
-        [*drawn.notes, *failed(predictions, items)],
+        [*means(items), *apart.scores],
+        {**PROTOCOL, **apart.protocol},
+        [*apart.notes, *failed(predictions, items)],
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from PIL import Image
 
@@ -14,7 +15,20 @@ def fitted(target: Image.Image, made: Image.Image) -> Image.Image:
     return target if target.size == made.size else target.resize(made.size, Image.Resampling.BICUBIC)
 
 
-def made_of(predictions: Sequence[Prediction]) -> list[tuple[Prediction, Image.Image]]:
-    """The predictions that have a picture, with it; the others failed and are counted as such."""
-    pairs = [(prediction, prediction.picture()) for prediction in predictions]
-    return [(prediction, picture) for prediction, picture in pairs if picture is not None]
+def drawn(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Those with a picture; the others failed, and are counted as such."""
+    return [prediction for prediction in predictions if prediction.image is not None]
+
+
+def picture_of(prediction: Prediction) -> Image.Image:
+    """The RGB picture of one of :func:`drawn`, read from its file."""
+    picture = prediction.picture()
+    assert picture is not None, f"{prediction.ask.name} has no picture"
+    return picture
+
+
+def in_batches(images: Iterable[Image.Image], size: int = 64) -> Iterator[list[Image.Image]]:
+    """Few at a time, for a benchmark may have a hundred thousand."""
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        yield batch

@@ -11,7 +11,7 @@ from unimedvl.eval.classes import image_judge
 from unimedvl.eval.edits import BASELINES, enlarged
 from unimedvl.eval.families import generation
 from unimedvl.eval.families.context import Context
-from unimedvl.eval.families.images import fitted, made_of
+from unimedvl.eval.families.images import drawn, fitted, picture_of
 from unimedvl.eval.families.reports import check as check_texts
 from unimedvl.eval.families.reports import of_texts, scored_texts
 from unimedvl.eval.predict import Prediction
@@ -52,7 +52,8 @@ def score(predictions: Sequence[Prediction], context: Context) -> Scored:
 def picture_items(predictions: Sequence[Prediction]) -> list[Item]:
     """Every prediction that has a picture, against its target."""
     items = []
-    for prediction, made in made_of(predictions):
+    for prediction in drawn(predictions):
+        made = picture_of(prediction)
         target = fitted(target_of(prediction.row), made)
         if prediction.row.kind == _MASKS:
             masks = pictures.mask(made), pictures.mask(target)
@@ -89,14 +90,14 @@ def score_counterfactual(predictions: Sequence[Prediction], context: Context) ->
     """GFID and the classifier's view of the pictures, the texts, and PSNR and SSIM."""
     items = picture_items(predictions)
     text_items, text_groups = scored_texts(predictions, context.settings)
-    drawn = generation.distances(predictions, context)
+    apart = generation.distances(predictions, context)
     said = {item.prediction.ask.name: item.scores for item in text_items}
     merged = [Item(i.prediction, {**i.scores, **said[i.prediction.ask.name]}) for i in items]
     scores = [
-        *drawn.scores,
+        *apart.scores,
         *generation.findings(predictions, context),
         *of_texts(text_groups[ALL], ALL),
         *means(items),
     ]
-    protocol = {**PROTOCOL, **drawn.protocol, **text_groups[ALL].about}
-    return Scored(merged, scores, protocol, [*drawn.notes, *failed(predictions, items)])
+    protocol = {**PROTOCOL, **apart.protocol, **text_groups[ALL].about}
+    return Scored(merged, scores, protocol, [*apart.notes, *failed(predictions, items)])

@@ -65,5 +65,5 @@ def of_texts(scored: texts.TextScores, group: str) -> Iterator[Score]:
     for metric, value in scored.values.items():
         # METEOR adds up over the corpus; an interval of the mean over texts would be of another number.
         mean = metric in scored.items and metric != "meteor"
-        low, high = interval_of(scored.items[metric]) if mean else (None, None)
+        low, high = interval_of(metric, scored.items[metric]) if mean else (None, None)
         yield Score(metric, value, scored.count, group, low, high)

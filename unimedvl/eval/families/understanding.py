@@ -36,7 +36,7 @@ def score(predictions: Sequence[Prediction], context: Context) -> Scored:
 
 def _item(prediction: Prediction) -> Item:
     row, answer = prediction.row, prediction.text
-    found = verdict(row, answer)
+    found = "failed" if prediction.error is not None else verdict(row, answer)
     right = float(found == "right")
     scores = {"accuracy": right, "unmatched": float(found == "unmatched")}
     if row.options or row.closed:
