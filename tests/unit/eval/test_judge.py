@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unimedvl import endpoint as module
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.eval import judge as module
 from unimedvl.eval.judge import PROMPT, Judge, KeptJudge
 
 ASKED = ("Which organ?", ("spleen", "the spleen"), "It is the spleen.")
@@ -277,7 +277,7 @@ def test_an_empty_answer_is_not_sent(server, judge):
 @given(st.text(), st.lists(st.text(), min_size=1), st.text())
 def test_values_stay_inside_their_json(question, truths, answer):
     judge = Judge("http://localhost", "m", prompt="{question}\x00{truths}\x00{answer}")
-    content = json.loads(judge._body(question, truths, answer))["messages"][0]["content"]
+    content = judge._message(question, truths, answer)["content"]
     assert [json.loads(part) for part in content.split("\x00")] == [question, truths, answer]
 
 
