@@ -1,4 +1,4 @@
-"""Command line of data: ``python -m unimedvl.data validate|stats|convert|build ...``.
+"""Command line of data: ``python -m unimedvl.data validate|stats|convert|build|curate ...``.
 
 Only what parsing needs is imported here, so that ``--help`` answers at once.
 """
@@ -9,9 +9,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unimedvl.errors import ConfigError, DataError, exit_code
 
@@ -52,6 +53,17 @@ def parser() -> argparse.ArgumentParser:
     mini = sets.add_parser("mini", help="a small one, for trying out", description="Make a small data set.")
     mini.add_argument("--out", type=Path, required=True, metavar="DIR")
     mini.add_argument("--seed", type=_seed, default=0)
+    curate = commands.add_parser(
+        "curate", help="from raw folders to a corpus", description="Read raw sources, filter, and write a corpus."
+    )
+    curate.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="config=FILE (YAML: sources, coarse, duplicates, ...), out=DIR, workers=N, seed=N, part_size=N and any "
+        "other setting of unimedvl.data.curation.settings",
+    )
+    curate.add_argument("--quiet", action="store_true", help="no progress bars")
     return main
 
 
@@ -158,11 +170,36 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _curate(options: argparse.Namespace) -> int:
+    from functools import partial
+
+    from unimedvl.data.curation.curate import curate
+    from unimedvl.data.curation.settings import CurateSettings
+    from unimedvl.settings import override
+
+    files = [word.removeprefix("config=") for word in options.words if word.startswith("config=")]
+    words = [word for word in options.words if not word.startswith("config=")]
+    settings = override(CurateSettings(), words, Path(files[-1]) if files else None)
+    print(curate(settings, partial(_bar, hidden=options.quiet)))
+    return 0
+
+
+@contextmanager
+def _bar(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], Any]]:
+    """Parts that are done, on stderr where it is a terminal."""
+    from tqdm import tqdm
+
+    shown = not hidden and sys.stderr.isatty()
+    with tqdm(total=total or None, desc=what, unit="part", leave=False, disable=not shown, file=sys.stderr) as bar:
+        yield bar.update
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "validate": _validate,
     "stats": _stats,
     "convert": _convert,
     "build": _build,
+    "curate": _curate,
 }
 
 

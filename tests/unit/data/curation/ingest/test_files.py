@@ -1,0 +1,49 @@
+"""The order of files, names of splits, and images that are written once."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimedvl.data.curation.ingest.files import files_under, save_once, split_named
+
+
+def test_files_come_sorted_and_without_hidden_ones(tmp_path):
+    for name in ("b/2.png", "b/1.PNG", "a/z.png", "c.png", ".hidden.png", ".git/x.png", "a/note.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in files_under(tmp_path, (".png",))]
+    assert found == ["c.png", "a/z.png", "b/1.PNG", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("said", "split"), [("Train", "train"), (" VAL ", "validation"), ("testing", "test"), ("", ""), ("holdout", None)]
+)
+def test_names_of_splits(said, split):
+    assert split_named(said) == split
+
+
+def test_an_identical_file_is_kept_and_another_replaced(tmp_path):
+    image, path = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)), tmp_path / "deep" / "x.png"
+    save_once(image, path)
+    os.utime(path, (1, 1))
+    save_once(image, path)
+    assert path.stat().st_mtime == 1
+    path.write_bytes(path.read_bytes()[:-7])
+    save_once(image, path)
+    assert (np.asarray(Image.open(path)) == np.asarray(image)).all()
+    assert [file.name for file in path.parent.iterdir()] == ["x.png"]
+
+
+def test_a_written_image_holds_no_words(tmp_path):
+    """Pillow itself would carry a color profile along, in which any words can stand."""
+    image = Image.new("RGB", (4, 4))
+    image.info["icc_profile"] = b"DOE^JANE"
+    image.save(tmp_path / "in.png")
+    save_once(image, tmp_path / "out.png")
+    assert "icc_profile" in Image.open(tmp_path / "in.png").info
+    assert Image.open(tmp_path / "out.png").info == {}

@@ -1,0 +1,84 @@
+"""Settings that cannot be, that a reader has no use for, and what was left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unimedvl.data.curation.ingest import READERS, ReaderSettings, Skipped
+from unimedvl.data.curation.pairs import pair_id
+from unimedvl.errors import ConfigError, DataError
+from unimedvl.settings import build
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"split": "holdout"},
+        {"axes": (3,)},
+        {"axes": ()},
+        {"axes": (1, 1)},
+        {"step": -1},
+        {"step": 2, "spacing": 1.0},
+        {"percentiles": (99.0, 1.0)},
+        {"window": (40.0, 0.0)},
+        {"least_filled": 2.0},
+        {"highest_label": -1},
+    ],
+)
+def test_values_that_cannot_be(values):
+    with pytest.raises(ConfigError, match=str(next(iter(values)))):
+        ReaderSettings(**values)
+
+
+def test_settings_come_from_a_file():
+    values = {"window": [40, 400], "axes": [0, 2], "images_out": "out", "on_missing": "skip", "contrasts": ["a-b"]}
+    settings = build(ReaderSettings, values, "test")
+    assert settings.window == (40.0, 400.0)
+    assert settings.axes == (0, 2)
+    assert str(settings.out()) == "out"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_refuses_what_it_does_not_use_and_a_root_that_is_not_there(name, tmp_path):
+    reader = READERS[name]
+    foreign: dict[str, Any] = {"levels": ("label",), "contrasts": ("a-b",)}
+    useless = next(key for key in foreign if key not in reader.uses)
+    with pytest.raises(ConfigError, match=f"{useless} is of no use"):
+        reader(tmp_path, ReaderSettings(**{useless: foreign[useless]}))
+    with pytest.raises(DataError, match="no such file or folder"):
+        reader(tmp_path / "absent", ReaderSettings())
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_tells_a_wrong_layout_in_one_line(name, tmp_path):
+    (tmp_path / "notes.md").write_text("nothing to see")
+    with pytest.raises(DataError) as caught:
+        list(READERS[name](tmp_path, ReaderSettings(images_out=tmp_path / "out") if "images_out" in READERS[name].uses
+                           else ReaderSettings()))  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_what_is_set_stands_before_what_is_found():
+    settings = ReaderSettings(source="mine", modality="CT", license="CC0-1.0")
+    pair = settings.pair("a", "1", family="t2i", modality="MRI", split="test")
+    assert (pair.id, pair.source, pair.modality) == (pair_id("mine", "a", "1"), "mine", "CT")
+    assert (pair.family, pair.split, pair.license) == ("t2i", "test", "CC0-1.0")
+
+
+def test_the_first_three_places_are_kept():
+    skipped, settings = Skipped(), ReaderSettings(on_missing="skip")
+    for number in range(5):
+        skipped.missing(settings, "gone", f"file {number}", "look")
+    assert skipped.counts == {"gone": 5}
+    assert skipped.first == {"gone": ["file 0", "file 1", "file 2"]}
+    with pytest.raises(DataError, match=r"gone \(file 9\); look, or set on_missing=skip"):
+        skipped.missing(ReaderSettings(), "gone", "file 9", "look")
+
+
+def test_images_need_a_folder():
+    with pytest.raises(ConfigError, match="images_out"):
+        ReaderSettings().out()

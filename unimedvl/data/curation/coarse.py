@@ -1,0 +1,135 @@
+"""The coarse filter: what no later stage need look at. Sides, lengths of texts, pictures without content."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unimedvl.data.curation.decisions import Decision
+from unimedvl.data.curation.pairs import Pair
+from unimedvl.errors import ConfigError, DataError
+from unimedvl.imaging import ReadImage, read_image
+
+STAGE = "coarse"
+_THUMBNAIL = 256  # pixels of the longer side on which contrast is judged
+_HEADED = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+
+
+@dataclass(frozen=True)
+class CoarseSettings:
+    """Bounds of what may stay (paper, A.3; aspect and contrast are ours).
+
+    Attributes:
+        min_side: pixels of the shorter side of every image of a pair.
+        min_characters, max_characters: of the text, with the question before it where there is one.
+        max_aspect: longer side by shorter side.
+        min_contrast: standard deviation of the gray values, 0 to 255; below it an image counts as plain.
+    """
+
+    min_side: int = 128
+    min_characters: int = 10
+    max_characters: int = 1024
+    max_aspect: float = 8.0
+    min_contrast: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_characters <= self.max_characters:
+            problem = f"texts of {self.min_characters} to {self.max_characters} characters"
+            raise ConfigError(problem, where="coarse", remedy="give a range")
+        for name, lowest in (("min_side", 1), ("max_aspect", 1), ("min_contrast", 0)):
+            if not getattr(self, name) >= lowest:
+                raise ConfigError(f"{name} is {getattr(self, name)}", where="coarse", remedy=f"give {lowest} or more")
+
+
+def coarse(pairs: Sequence[Pair], settings: CoarseSettings | None = None) -> list[Decision]:
+    """A ``drop`` for each pair that has a fault, its first one; pairs without are not named.
+
+    Texts are judged before any file is opened, and sides by the header where the format has one.
+    """
+    settings = settings or CoarseSettings()
+    found = (_fault(pair, settings) for pair in pairs)
+    return [decision for decision in found if decision is not None]
+
+
+def said(pair: Pair) -> str:
+    """Question and text together, which are judged as one: an answer alone may well be "Yes"."""
+    return " ".join(part for part in (pair.question.strip(), pair.text.strip()) if part)
+
+
+def _fault(pair: Pair, settings: CoarseSettings) -> Decision | None:
+    return _text_fault(pair, settings) or next(
+        (fault for file in _files(pair) if (fault := _image_fault(pair, file, settings)) is not None), None
+    )
+
+
+def _files(pair: Pair) -> list[str]:
+    return list(dict.fromkeys(file for file in (*pair.images, pair.target) if file))
+
+
+def _text_fault(pair: Pair, settings: CoarseSettings) -> Decision | None:
+    length = len(said(pair))
+    if pair.target and pair.family != "t2i" and not length:
+        return None  # templates write the texts of image pairs later
+    if length < settings.min_characters:
+        return _drop(pair, "text too short", f"{length} characters, under {settings.min_characters}", length)
+    if length > settings.max_characters:
+        return _drop(pair, "text too long", f"{length} characters, over {settings.max_characters}", length)
+    return None
+
+
+def _image_fault(pair: Pair, file: str, settings: CoarseSettings) -> Decision | None:
+    size = _headed_size(file)
+    fault = None if size is None else _size_fault(pair, file, size, settings)
+    if fault is not None:
+        return fault
+    try:
+        read: ReadImage = read_image(file)
+    except DataError as error:
+        return _drop(pair, "unreadable image", str(error))
+    fault = _size_fault(pair, file, read.image.size, settings) if size is None else None
+    contrast = contrast_of(read.image)
+    # A mask may be empty: nothing of the kind is in the picture.
+    mask = pair.subtask == "segmentation" and file == pair.target
+    if fault is None and contrast < settings.min_contrast and not mask:
+        detail = f"{file}: gray values deviate by {contrast:.2f}, under {settings.min_contrast:g}"
+        return _drop(pair, "plain image", detail, contrast)
+    return fault
+
+
+def _headed_size(file: str) -> tuple[int, int] | None:
+    """(width, height) by the header alone; None where only reading the whole file tells."""
+    if not file.lower().endswith(_HEADED):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image refuses it
+            with Image.open(Path(file)) as image:
+                return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None  # read_image says what is wrong
+
+
+def _size_fault(pair: Pair, file: str, size: tuple[int, int], settings: CoarseSettings) -> Decision | None:
+    short, long = sorted(size)
+    shown = f"{file}: {size[0]} x {size[1]} pixels"
+    if short < settings.min_side:
+        return _drop(pair, "image too small", f"{shown}, the shorter side under {settings.min_side}", short)
+    if long > settings.max_aspect * short:
+        return _drop(pair, "image too narrow", f"{shown}, longer than {settings.max_aspect:g} to 1", long / short)
+    return None
+
+
+def contrast_of(image: Image.Image) -> float:
+    """Standard deviation of the gray values of an image, 0 to 127.5, at 256 pixels a side at most."""
+    small = image.convert("L")
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return float(np.asarray(small, np.float32).std())
+
+
+def _drop(pair: Pair, reason: str, detail: str, score: float | None = None) -> Decision:
+    return Decision(pair.id, STAGE, "drop", reason, detail, None if score is None else float(score))
