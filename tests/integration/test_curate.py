@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from unimedvl.data.curation.audit.dimensions import DIMENSIONS
+from unimedvl.data.curation.audit.page import FORMAT, read_sheet
 from unimedvl.data.sources import Source
 
 LIMIT = 240
@@ -80,7 +83,11 @@ def raw(tmp_path_factory):
 
 
 def curate(*words, code=0):
-    command = [sys.executable, "-m", "unimedvl.data", "curate", *map(str, words), "--quiet"]
+    return data("curate", *words, "--quiet", code=code)
+
+
+def data(*words, code=0):
+    command = [sys.executable, "-m", "unimedvl.data", *map(str, words)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
@@ -159,6 +166,30 @@ def test_killed_and_resumed_is_the_same(raw, corpus, tmp_path):
     }
     assert relative == {name: content for name, content in files_of(corpus[0]).items() if name in relative}
     assert "nothing" not in curate(*words).stdout
+
+
+def test_experts_rate_a_sample_and_failing_rows_go(raw, corpus, tmp_path):
+    out = tmp_path / "corpus"
+    shutil.copytree(corpus[0], out)
+    data("audit", "page", out, "--out", tmp_path / "audit.html", "--size", "6")
+    sheet = json.loads((tmp_path / "audit.json").read_text())
+    ids = list(read_sheet(tmp_path / "audit.json").modalities)
+    assert len(ids) == 6
+    scores = {
+        name: {dimension.key: (0 if name == ids[0] else dimension.highest) for dimension in DIMENSIONS} for name in ids
+    }
+    rows = {name: {"scores": own, "comment": ""} for name, own in scores.items()}
+    saved = {"format": FORMAT, "audit": sheet["audit"], "rater": "A", "ratings": rows}
+    (tmp_path / "a.json").write_text(json.dumps(saved))
+    shown = data("audit", "read", tmp_path / "audit.json", tmp_path / "a.json", "--remove-from", out).stdout
+    assert "1 records removed" in shown
+    assert ids[0] in shown
+    texts = "".join(path.read_text() for path in out.glob("t*/*.jsonl"))
+    assert ids[0] not in texts
+    assert ids[1] in texts
+    assert any(each["pair"] == ids[0] and each["stage"] == "audit" for each in decisions(out))
+    again = data("audit", "read", tmp_path / "audit.json", tmp_path / "a.json", "--remove-from", out).stdout
+    assert "0 records removed" in again
 
 
 @pytest.mark.slow

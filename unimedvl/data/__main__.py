@@ -1,4 +1,4 @@
-"""Command line of data: ``python -m unimedvl.data validate|stats|convert|build|curate ...``.
+"""Command line of data: ``python -m unimedvl.data validate|stats|convert|build|curate|audit ...``.
 
 Only what parsing needs is imported here, so that ``--help`` answers at once.
 """
@@ -64,7 +64,24 @@ def parser() -> argparse.ArgumentParser:
         "other setting of unimedvl.data.curation.settings",
     )
     curate.add_argument("--quiet", action="store_true", help="no progress bars")
+    _add_audit(commands)
     return main
+
+
+def _add_audit(commands: Any) -> None:
+    audit = commands.add_parser("audit", help="let experts rate a sample", description="Let experts rate a sample.")
+    parts = audit.add_subparsers(dest="part", required=True, metavar="PART")
+    page = parts.add_parser("page", help="one offline page to fill", description="Write one offline page to fill.")
+    page.add_argument("corpus", type=Path, metavar="DIR", help="out= folder of a curation")
+    page.add_argument("--out", type=Path, required=True, metavar="HTML")
+    page.add_argument("--size", type=int, default=200, metavar="N", help="pairs, in the shares of their modalities")
+    page.add_argument("--seed", type=_seed, default=0)
+    read = parts.add_parser("read", help="what the experts saved", description="Read back what experts saved.")
+    read.add_argument("sheet", type=Path, metavar="JSON", help="written beside the page")
+    read.add_argument("ratings", type=Path, nargs="+", metavar="JSON", help="one file a rater")
+    read.add_argument("--threshold", type=float, default=3.0, help="mean of 0 to 5 under which a row fails")
+    read.add_argument("--out", type=Path, metavar="JSON", help="write the summary")
+    read.add_argument("--remove-from", type=Path, metavar="DIR", help="take failing rows out of this corpus")
 
 
 def _file_flags() -> argparse.ArgumentParser:
@@ -184,6 +201,41 @@ def _curate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(options: argparse.Namespace) -> int:
+    return _audit_page(options) if options.part == "page" else _audit_read(options)
+
+
+def _audit_page(options: argparse.Namespace) -> int:
+    from unimedvl.data.curation.audit.page import write_page
+    from unimedvl.data.curation.audit.sample import stratified
+    from unimedvl.data.curation.corpus import pairs_of
+
+    sample = stratified(pairs_of(options.corpus), options.size, seed=options.seed)
+    write_page(sample, options.out, title=f"{options.corpus.resolve().name}: expert audit")
+    print(f"{len(sample)} samples: {options.out}, and {options.out.with_suffix('.json')} to read the ratings with")
+    return 0
+
+
+def _audit_read(options: argparse.Namespace) -> int:
+    from unimedvl.data.curation.audit.page import read_sheet
+    from unimedvl.data.curation.audit.ratings import read_ratings
+    from unimedvl.data.curation.audit.summary import summarize
+    from unimedvl.data.curation.audit.table import text_table
+    from unimedvl.data.curation.corpus import remove
+    from unimedvl.data.curation.decisions import Decision
+    from unimedvl.files import write_json
+
+    sheet = read_sheet(options.sheet)
+    summary = summarize(sheet, read_ratings(sheet, options.ratings), threshold=options.threshold)
+    print(text_table(summary))
+    if options.out is not None:
+        write_json(options.out, summary.values())
+    if options.remove_from is not None:
+        failing = [Decision(each.id, "audit", "drop", each.reason, score=each.mean) for each in summary.failing]
+        print(f"{remove(options.remove_from, failing)} records removed from {options.remove_from}")
+    return 0
+
+
 @contextmanager
 def _bar(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], Any]]:
     """Parts that are done, on stderr where it is a terminal."""
@@ -200,6 +252,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "convert": _convert,
     "build": _build,
     "curate": _curate,
+    "audit": _audit,
 }
 
 

@@ -6,17 +6,19 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from unimedvl import __version__
-from unimedvl.data.curation.pairs import Pair
+from unimedvl.data.curation.decisions import Decision, read_decisions, write_decisions
+from unimedvl.data.curation.pairs import Pair, read_part
 from unimedvl.data.curation.settings import CurateSettings
 from unimedvl.data.curation.stages import Stage
 from unimedvl.data.records import IMAGE_MARK
+from unimedvl.errors import DataError
 from unimedvl.files import aside, line, write_json, write_text
 
 MANIFEST, CARD, DECISIONS = "manifest.json", "README.md", "decisions.jsonl"
@@ -48,7 +50,7 @@ def write_corpus(folder: Path, stages: Sequence[Stage], settings: CurateSettings
     rows = _write_records(folder, stages[-1])
     reasons = _write_decisions(folder / DECISIONS, stages)
     files = {name: _sha256(folder / name) for name in sorted(rows)}
-    digest = hashlib.sha256("".join(f"{name} {value}\n" for name, value in files.items()).encode()).hexdigest()
+    digest = _digest(files)
     write_text(folder / CARD, "\n".join(_card(stages, rows, reasons)) + "\n")
     write_json(
         folder / MANIFEST,
@@ -84,6 +86,57 @@ def record(pair: Pair, folder: Path) -> dict[str, Any]:
     if said[1]:
         row["message"].append({"from": "gpt", "value": said[1]})
     return row
+
+
+def pairs_of(folder: Path) -> Iterator[Pair]:
+    """The pairs of a corpus, as its last stage left them.
+
+    Raises:
+        DataError: there is no corpus, or its ``work`` folder is gone.
+    """
+    return (pair for part in _last_parts(folder) for pair in read_part(part))
+
+
+def _last_parts(folder: Path) -> list[Path]:
+    parts = sorted((folder / "work" / list(_manifest(folder)["stages"])[-1]).glob("part-*.parquet"))
+    if not parts:
+        raise DataError("its pairs are gone", where=str(folder / "work"), remedy="run the curation again")
+    return parts
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        remedy = "give the out= folder of a finished curation"
+        raise DataError("no corpus", where=str(folder), remedy=remedy) from error
+
+
+def remove(folder: Path, decisions: Sequence[Decision]) -> int:
+    """Take pairs out of the records of a corpus and say why in its decisions; how many rows went.
+
+    Raises:
+        DataError: there is no corpus.
+    """
+    manifest, ids = _manifest(folder), {decision.pair for decision in decisions}
+    gone = 0
+    for name in manifest["rows"]:
+        lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [text for text in lines if json.loads(text)["id"] not in ids]
+        gone += len(lines) - len(kept)
+        write_text(folder / name, "".join(kept))
+        manifest["rows"][name] = len(kept)
+        manifest["files"][name] = _sha256(folder / name)
+    known = read_decisions(folder / DECISIONS)
+    write_decisions(folder / DECISIONS, dict.fromkeys([*known, *decisions]))
+    manifest["sha256"] = _digest(manifest["files"])
+    manifest["removed"] = sorted({*manifest.get("removed", ()), *ids})
+    write_json(folder / MANIFEST, manifest)
+    return gone
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
 def _write_records(folder: Path, last: Stage) -> dict[str, int]:

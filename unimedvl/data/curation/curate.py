@@ -22,6 +22,8 @@ from unimedvl.data.curation.registration import registration
 from unimedvl.data.curation.selection import select
 from unimedvl.data.curation.settings import BackendSettings, CurateSettings
 from unimedvl.data.curation.stages import Bar, Outcome, Stage, enter, judge, work
+from unimedvl.data.curation.templates import task_of
+from unimedvl.data.curation.templates import worded as worded_pair
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.files import write_json
 
@@ -52,6 +54,8 @@ def curate(settings: CurateSettings, bar: Bar) -> Corpus:
     ):
         before, task = stages[-1].parts, partial(_filtered, judged, own)
         work(add(name, asdict(own)), before, task, workers=settings.workers, bar=bar)
+    before, task = stages[-1].parts, partial(_worded, settings.seed)
+    work(add("wording", {"seed": settings.seed}), before, task, workers=settings.workers, bar=bar)
     before = stages[-1].parts
     work(add("fingerprints", {}), before, _fingerprinted, workers=settings.workers, bar=bar)
     before = stages[-1]
@@ -105,6 +109,14 @@ def _filtered(judged: Any, settings: Any, pairs: list[Pair]) -> Outcome:
     decisions = judged(pairs, settings)
     dropped = {decision.pair for decision in decisions if decision.action == "drop"}
     return Outcome([pair for pair in pairs if pair.id not in dropped], decisions)
+
+
+def _worded(seed: int, pairs: list[Pair]) -> Outcome:
+    """Pairs of images whose source has no words get an instruction and a response; others stay as they are."""
+    wordless = {pair.id for pair in pairs if task_of(pair) and not (pair.question and pair.text)}
+    worded = [worded_pair(pair, seed) if pair.id in wordless else pair for pair in pairs]
+    told = [Decision(pair.id, "wording", "keep", "worded by a template") for pair in pairs if pair.id in wordless]
+    return Outcome(worded, told)
 
 
 def _fingerprinted(pairs: list[Pair]) -> Outcome:
