@@ -82,6 +82,9 @@ def record(pair: Pair, folder: Path) -> dict[str, Any]:
     else:
         said = (pair.question or _DESCRIBE, pair.text)
     marks = f"{IMAGE_MARK}\n" * len(images) if pair.family == "understanding" else ""
+    if turns := pair.more.get("turns"):
+        row["message"] = [{"from": speaker, "value": text} for speaker, text in turns]
+        return row
     row["message"] = [{"from": "human", "value": f"{marks}{said[0]}"}]
     if said[1]:
         row["message"].append({"from": "gpt", "value": said[1]})

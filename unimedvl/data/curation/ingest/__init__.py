@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimedvl.data.curation.ingest import dicoms, folders, pairs_of_folders, subjects, tables
+from unimedvl.data.curation.ingest import dicoms, folders, pairs_of_folders, records, subjects, tables
 from unimedvl.data.curation.ingest.adapters import (
     bci,
     brats2023,
@@ -21,6 +21,7 @@ __all__ = ["READERS", "Reader", "ReaderSettings", "Skipped"]
 READERS: dict[str, Reader] = {
     "folder": folders.read,
     "table": tables.read,
+    "records": records.read,
     "dicom": dicoms.read,
     "nifti": subjects.read,
     "paired": pairs_of_folders.paired,
