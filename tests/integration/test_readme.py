@@ -61,6 +61,8 @@ SHORTER = (
     (r"unimedvl.eval benchmark=mini", "limit=2 drawings=1 seeds=1 batches=1"),
     (r"unimedvl.eval benchmark=(?!mini|eff)", "limit=4 infer.t2i.steps=3 infer.edit.steps=3"),
     (r"unimedvl.eval benchmark=efficiency", "repeats=2 tokens=4 steps=3"),
+    (r"unimedvl.data curate",
+     "'sources=[{reader: records, path: data/mini/test, settings: {source: mini, split: train}}]'"),
     (r"^(python -m unimedvl.train stage(?!=auto)|scripts/train_)(?!.*dry_run)",
      "steps=2 validation.every=0 data.max_tokens=1100"),
 )  # fmt: skip
