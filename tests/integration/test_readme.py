@@ -19,7 +19,13 @@ from unimedvl.data.mini import build
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 400  # seconds for one command on a busy machine
-SLOW = ("scripts/demo.sh", "scripts/train_bundled.sh", "scripts/train_curriculum.sh")
+SLOW = (
+    "scripts/demo.sh",
+    "scripts/train_bundled.sh",
+    "scripts/train_curriculum.sh",
+    "python -m unimedvl.eval benchmark=mini",  # which the demo runs too
+    "torchrun",
+)
 STANDINS = {
     "accelerate": """while [ "$1" != unimedvl.train ]; do [ "$1" = --num_processes ] && gpus=$2; shift; done
         shift; exec python -m unimedvl.train "$@" dry_run=true "gpus=$gpus\"""",
