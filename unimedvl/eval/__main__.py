@@ -161,8 +161,8 @@ def _report(words: Sequence[str]) -> None:
     from unimedvl.eval.report.build import write_report
     from unimedvl.eval.report.evaluated import Evaluated
 
-    runs = {name: Path(folder) for name, folder in _named(options.run, "run")}
-    models = [Evaluated(name, Path(folder)) for name, folder in _named(options.model, "model")]
+    runs = {name: Path(folder) for name, folder in _named(options.run, "--run")}
+    models = [Evaluated(name, Path(folder)) for name, folder in _named(options.model, "--model")]
     for path in write_report(options.out, runs, models):
         print(path)
 
