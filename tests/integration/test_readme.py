@@ -25,6 +25,8 @@ SLOW = (
     "scripts/train_curriculum.sh",
     "python -m unimedvl.eval benchmark=mini",  # which the demo runs too
     "torchrun",
+    "python -m unimedvl.eval benchmark=generation",
+    "python -m unimedvl.eval benchmark=efficiency",
 )
 STANDINS = {
     "accelerate": """while [ "$1" != unimedvl.train ]; do [ "$1" = --num_processes ] && gpus=$2; shift; done

@@ -69,6 +69,7 @@ def test_meteor_is_the_librarys():
     assert "java" not in {child.name() for child in psutil.Process().children(recursive=True)}
 
 
+@pytest.mark.slow
 @needs_java
 def test_empty_and_other_predictions_score_zero_whatever_the_locale(monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")  # the jar reads UTF-8 all the same
