@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from PIL import Image, ImageDraw
 
 from unimedvl.data.curation.audit.dimensions import DIMENSIONS
 from unimedvl.data.curation.audit.page import FORMAT, read_sheet
+from unimedvl.data.curation.settings import CurateSettings
 from unimedvl.data.sources import Source
+from unimedvl.settings import override
 
 LIMIT = 240
 COUNT = 60
@@ -214,3 +217,8 @@ def test_errors_are_one_line(words, told, tmp_path):
     words = [word.replace("/tmp/never", str(tmp_path)) for word in words]
     said = curate(*words, code=2).stderr.strip().splitlines()
     assert told in said[-1]
+
+
+def test_the_config_that_ships_can_be_read():
+    settings = override(CurateSettings(), (), Path(__file__).parents[2] / "configs" / "curation" / "mini.yaml")
+    assert [source.settings.split for source in settings.sources] == ["train", "validation", "test"]

@@ -65,7 +65,7 @@ def test_the_composed_config_is_kept(tmp_path):
 
 def test_every_file_is_covered():
     files = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
-    groups = ("model", "data", "runtime", "stage", "experiment", "scale", "infer")
+    groups = ("model", "data", "runtime", "stage", "experiment", "scale", "infer", "curation")
     assert files == {Path("train.yaml"), *(Path(group) / f"{name}.yaml" for group in groups for name in names(group))}
     assert set(names("scale")) == {f"nano_{stage}" for stage in STAGES}
 
