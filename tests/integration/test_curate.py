@@ -155,8 +155,8 @@ def test_killed_and_resumed_is_the_same(raw, corpus, tmp_path):
     words = [f"config={raw / 'config.yaml'}", f"out={tmp_path / 'out'}", "coarse.min_characters=10"]
     command = [sys.executable, "-m", "unimedvl.data", "curate", *words, "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline and len(list(tmp_path.glob("out/work/0[1-4]*/part-*"))) < 3:
+    deadline, stages = time.monotonic() + LIMIT, tmp_path / "out" / "work"
+    while time.monotonic() < deadline and len(list(stages.glob("0[1-4]*/part-*"))) < 3:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=LIMIT)
