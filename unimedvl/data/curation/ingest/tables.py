@@ -9,9 +9,10 @@ from typing import Any
 
 from unimedvl.data.curation.ingest.files import files_under, save_once, split_named
 from unimedvl.data.curation.ingest.modalities import named
-from unimedvl.data.curation.ingest.rows import TABLES, Row, read_rows
+from unimedvl.data.curation.ingest.rows import Row, read_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped, one_image
 from unimedvl.data.curation.pairs import Pair, pair_id
+from unimedvl.data.tables import TABLES
 from unimedvl.errors import DataError
 from unimedvl.imaging import read_image
 
