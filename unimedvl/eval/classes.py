@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,35 +91,6 @@ def image_judge(spec: str) -> ImageJudge:
         return torch.cat([network(part).softmax(dim=1) for part in as_tensor(images).split(_BATCH)]).numpy()
 
     return ImageJudge(network.names, probabilities)
-
-
-def judged(
-    judge: ImageJudge, images: Sequence[Image.Image], wanted: Sequence[Collection[str]], *, threshold: float = 0.5
-) -> ClassScores:
-    """Let a classifier look at images that should show certain classes.
-
-    Args:
-        wanted: the classes that each image should show, an empty collection for none.
-
-    Raises:
-        DataError: the classes do not match the images, are unknown, or the classifier gives something else.
-        ConfigError: scikit-learn is absent.
-    """
-    if len(images) != len(wanted) or not images:
-        raise DataError(
-            f"{len(images)} images for {len(wanted)} sets of classes",
-            where="judge",
-            remedy="give one set for each image",
-        )
-    for number, names in enumerate(wanted):
-        if unknown := sorted(set(names) - set(judge.names)):
-            raise DataError(
-                f"the judge knows no class {unknown[0]!r}",
-                where=f"image {number}",
-                remedy=f"use {', '.join(judge.names)}",
-            )
-    wanted_NC = np.array([[name in names for name in judge.names] for names in wanted])
-    return class_scores(judge.names, wanted_NC, judge.probabilities(images), threshold=threshold)
 
 
 def class_scores(

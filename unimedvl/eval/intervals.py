@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.eval.answers import wilson
 
 T = TypeVar("T")
 _RESAMPLES = 2000
@@ -33,17 +32,6 @@ class Interval:
     high: float | None
     count: int
     level: float = 0.95
-
-
-def share_interval(right: int, count: int) -> Interval:
-    """Wilson's 95 % interval of right answers of all.
-
-    Raises:
-        DataError: there are no answers.
-    """
-    if count < 1:
-        raise DataError("no items", where="interval", remedy="give at least one")
-    return Interval(right / count, *wilson(right, count), count)
 
 
 def mean_interval(

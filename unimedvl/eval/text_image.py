@@ -1,4 +1,4 @@
-"""Does a drawn image fit its caption? BiomedCLIP's similarity; and without it, the modality that a classifier sees."""
+"""Does a drawn image fit its caption? BiomedCLIP's similarity."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.eval.classifier import Classifier
-from unimedvl.eval.intervals import Interval, share_interval
 from unimedvl.imaging import to_rgb
 from unimedvl.infer.placement import as_device
 
@@ -113,27 +111,3 @@ def _check_local(directory: Path) -> None:
             where=str(file),
             remedy=f"save the config.json of {name} in a folder and write the folder's path as hf_model_name",
         )
-
-
-def caption_agreement(classifier: Classifier, images: Sequence[Image.Image], modalities: Sequence[str]) -> Interval:
-    """Share of drawn images that a classifier of modalities recognizes as the one asked for; Wilson's interval.
-
-    Coarser than a score of image and text: it sees nothing of the caption but the modality.
-
-    Raises:
-        DataError: the modalities do not match the images, or the classifier does not know one.
-    """
-    if len(images) != len(modalities) or not images:
-        raise DataError(
-            f"{len(images)} images for {len(modalities)} modalities",
-            where="caption agreement",
-            remedy="give one modality for each image, and at least one",
-        )
-    if unknown := sorted(set(modalities) - set(classifier.names)):
-        raise DataError(
-            f"the classifier knows no modality {unknown[0]!r}",
-            where="caption agreement",
-            remedy=f"use {', '.join(classifier.names)}, or train it on others",
-        )
-    seen = classifier.name(images)
-    return share_interval(sum(one == two for one, two in zip(seen, modalities, strict=True)), len(images))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.eval.classes import ImageJudge, class_scores, image_judge, judged
+from unimedvl.eval.classes import ImageJudge, class_scores, image_judge
 from unimedvl.eval.classifier import Classifier, save_classifier
 
 
@@ -58,18 +58,8 @@ def test_one_class_gives_a_word_instead_of_a_number():
     assert class_scores("a", column(False), column(0.5)).auroc is None
 
 
-def brightness(images):
-    return np.array([[np.asarray(image).mean() / 255, 1 - np.asarray(image).mean() / 255] for image in images])
-
-
-BRIGHTNESS = ImageJudge(("bright", "dark"), brightness)
+BRIGHTNESS = ImageJudge(("bright",), lambda images: np.array([[np.asarray(image).mean() / 255] for image in images]))
 GRAYS = [Image.new("RGB", (8, 8), (level,) * 3) for level in (250, 200, 20)]
-
-
-def test_images_are_judged():
-    scored = judged(BRIGHTNESS, GRAYS, [{"bright"}, ("bright",), ["dark"]])
-    assert (scored.auroc, scored.f1) == (1, 1)
-    assert judged(BRIGHTNESS, GRAYS, [{"dark"}, set(), {"bright"}]).classes["bright"].auroc == 0
 
 
 def bright_judge():
@@ -102,26 +92,20 @@ def test_the_modality_classifier_is_a_judge(tmp_path):
         image_judge(f"classifier:{tmp_path}/absent")
 
 
-@pytest.mark.parametrize(
-    ("images", "wanted", "problem"),
-    [
-        (GRAYS, [set()], "3 images for 1 sets"),
-        ([], [], "0 images"),
-        (GRAYS, [set(), {"bright"}, {"gray"}], "no class 'gray'.*image 2.*bright, dark"),
-    ],
-)
-def test_classes_that_do_not_match(images, wanted, problem):
-    with pytest.raises(DataError, match=problem):
-        judged(BRIGHTNESS, images, wanted)
-
-
-@pytest.mark.parametrize("bad", [[[1.5, 0]] * 3, [[np.nan, 0]] * 3, [[0.5]] * 3, [[0.5, 0.5]] * 2])
+@pytest.mark.parametrize("bad", [[[1.5, 0]] * 3, [[np.nan, 0]] * 3, [[0.5]] * 3, [[0.5, 0.5]] * 2, []])
 def test_probabilities_that_cannot_be(bad):
+    wanted = np.array([[True, False], [False, True], [False, False]])
     with pytest.raises(DataError, match="probabilities"):
-        judged(ImageJudge(("a", "b"), lambda _: np.array(bad)), GRAYS, [{"a"}, {"b"}, set()])
+        class_scores("ab", wanted, np.array(bad))
+
+
+@pytest.mark.parametrize("wanted", [np.ones((0, 2), bool), np.ones((2, 2), bool), np.ones(2, bool)])
+def test_classes_that_do_not_match(wanted):
+    with pytest.raises(DataError, match="for wanted .* 3 classes"):
+        class_scores("abc", wanted, np.full(wanted.shape, 0.5))
 
 
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     with pytest.raises(ConfigError, match=r"scikit-learn.*unimedvl\[eval\]"):
-        judged(BRIGHTNESS, GRAYS, [{"bright"}, {"bright"}, {"dark"}])
+        class_scores("a", column(True, False), column(0.5, 0.2))

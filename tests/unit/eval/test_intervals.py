@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.eval.answers import wilson
-from unimedvl.eval.intervals import difference_interval, mean_interval, share_interval, statistic_interval
+from unimedvl.eval.intervals import difference_interval, mean_interval, statistic_interval
 
 
 def test_a_mean_against_resampling_written_out():
@@ -90,11 +89,6 @@ def test_one_item_has_no_interval():
     assert statistic_interval(["x"], len).low is None
 
 
-def test_a_share_is_wilsons():
-    found = share_interval(81, 263)
-    assert (found.value, (found.low, found.high)) == (81 / 263, wilson(81, 263))
-
-
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
 @settings(max_examples=30)
 def test_an_interval_lies_within_the_values(values):
@@ -115,8 +109,6 @@ def test_values_that_cannot_be(values):
 def test_items_that_cannot_be():
     with pytest.raises(DataError, match="no items"):
         statistic_interval([], len)
-    with pytest.raises(DataError, match="no items"):
-        share_interval(0, 0)
     with pytest.raises(DataError, match="not finite on a resample"):
         statistic_interval([0, 1], lambda drawn: 1.0 if sum(drawn) else math.nan)
     with pytest.raises(DataError, match="2 items against 1"):

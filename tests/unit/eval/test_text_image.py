@@ -1,4 +1,4 @@
-"""Similarity of image and text through a stand-in with open_clip's documented interface; agreement by hand.
+"""Similarity of image and text through a stand-in with open_clip's documented interface.
 
 open_clip itself needs torchvision and BiomedCLIP's weights, which the tests do without.
 """
@@ -17,9 +17,7 @@ from PIL import Image
 from torch import nn
 
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.eval.answers import wilson
-from unimedvl.eval.classifier import Classifier
-from unimedvl.eval.text_image import caption_agreement, load_clip
+from unimedvl.eval.text_image import load_clip
 
 RED, GREEN, GRAY = (Image.new("RGB", (8, 8), color) for color in ((255, 0, 0), (0, 255, 0), (128, 128, 128)))
 
@@ -121,27 +119,3 @@ def test_without_open_clip(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ConfigError, match="needs open_clip.*pip install open_clip_torch"):
         load_clip(tmp_path)
-
-
-class ByBrightness(Classifier):
-    """Bright images are CT."""
-
-    def name(self, images):
-        return ["CT" if np.asarray(image).mean() > 100 else "MRI" for image in images]
-
-
-def test_agreement_by_hand():
-    bright, dark = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
-    found = caption_agreement(ByBrightness(("CT", "MRI")), [bright, bright, dark, dark], ["CT", "MRI", "MRI", "MRI"])
-    assert (found.value, found.count) == (0.75, 4)
-    assert (found.low, found.high) == wilson(3, 4)
-
-
-def test_agreement_that_cannot_be():
-    classifier = ByBrightness(("CT", "MRI"))
-    with pytest.raises(DataError, match="2 images for 1 modalities"):
-        caption_agreement(classifier, [RED, RED], ["CT"])
-    with pytest.raises(DataError, match="0 images"):
-        caption_agreement(classifier, [], [])
-    with pytest.raises(DataError, match="no modality 'US'.*CT, MRI"):
-        caption_agreement(classifier, [RED], ["US"])
