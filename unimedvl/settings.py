@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -83,17 +84,30 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         wanted = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(wanted) == len(value):
             return tuple(convert(each, item, where) for each, item in zip(wanted, value, strict=True))
+    if origin is dict and isinstance(value, Mapping):
+        of_key, of_value = arguments
+        return {convert(of_key, key, where): convert(of_value, item, f"{where}, {key}") for key, item in value.items()}
     if origin in (Union, types.UnionType):
-        wanted = next(each for each in arguments if each is not type(None))
-        return None if value is None and type(None) in arguments else convert(wanted, value, where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is Path and isinstance(value, str | Path):
-        return Path(value)
+        return _convert_to_one(hint, value, where)
+    if (hint is float and type(value) is int) or (hint is Path and isinstance(value, str | Path)):
+        return hint(value)  # pyright: ignore[reportArgumentType]
     if (origin is Literal and value in arguments) or (isinstance(hint, type) and type(value) is hint):
         return value
     remedy = f"use one of {', '.join(map(str, arguments))}" if origin is Literal else f"give {_name(hint)}"
     raise ConfigError(f"{value!r}", where=where, remedy=remedy)
+
+
+def _convert_to_one(union: Any, value: Any, where: str) -> Any:
+    """The first kind of a union that takes the value."""
+    kinds = [each for each in get_args(union) if each is not type(None)]
+    if value is None and len(kinds) < len(get_args(union)):
+        return None
+    if len(kinds) == 1:  # its own error says more
+        return convert(kinds[0], value, where)
+    for kind in kinds:
+        with suppress(ConfigError):
+            return convert(kind, value, where)
+    raise ConfigError(f"{value!r}", where=where, remedy=f"give {_name(union)}")
 
 
 def _name(hint: Any) -> str:
@@ -101,4 +115,8 @@ def _name(hint: Any) -> str:
         arguments = get_args(hint)
         inner = _name(arguments[0])
         return f"a list of {inner}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} {inner}"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_name(each) for each in get_args(hint) if each is not type(None))
+    if get_origin(hint) is dict:
+        return "a mapping of names"
     return getattr(hint, "__name__", str(hint))

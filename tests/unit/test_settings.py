@@ -65,3 +65,28 @@ def test_wrong_files(tmp_path):
 
 def test_optional_values():
     assert build(Outer, {"size": None}, "x").size is None
+
+
+@dataclass(frozen=True)
+class Named:
+    facts: dict[str, str | float] = field(default_factory=dict)
+
+
+def test_mappings_and_values_of_several_kinds(tmp_path):
+    (tmp_path / "s.yaml").write_text("facts: {organ: lung, scale: 4}\n")
+    assert override(Named(), ["facts.organ=liver", "facts.side=left"], tmp_path / "s.yaml") == Named(
+        {"organ": "liver", "scale": 4.0, "side": "left"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("facts=lung", r"'lung' \(settings, facts\); give a mapping"),
+        ("facts.organ=no", r"False \(settings, facts, organ\); give str or float"),
+        ("facts={1: lung}", r"1 \(settings, facts\); give str"),
+    ],
+)
+def test_mappings_that_cannot_be(word, message):
+    with pytest.raises(ConfigError, match=message):
+        override(Named(), [word])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unimedvl.data.curation.pairs import Pair, pair_id
 from unimedvl.data.curation.templates import SLOTS, TASKS, library, missing, slots_in, task_of, values_of, worded
-from unimedvl.errors import DataError
+from unimedvl.errors import ConfigError, DataError
 
 FULL = {"target_modality": "HER2", "anatomy": "lung", "side": "left", "finding": "effusion", "scale": 4}
 
@@ -125,3 +125,68 @@ def test_values():
 )
 def test_words_that_are_lost(text, expected):
     assert missing(text, {"modality": "CT", "anatomy": "lung", "side": "left"}) == expected
+
+
+OWN = """
+counterfactual:
+  - change: add
+    instructions: ["Show an opacity in the {place} part."]
+    responses: ["It lies in the {place} part now."]
+  - change: remove
+    instructions: [Show it without the opacity.]
+    responses: ["The {place} part is clear."]
+denoising:
+  - instructions: [Take the noise away.]
+    responses: ["Less noise of level {noise}."]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN)
+    return path
+
+
+def test_wordings_of_ones_own_with_own_slots_and_tasks(own):
+    added = worded(pair("counterfactual", change="add", place="upper left", side="right"), 0, own)
+    assert (added.question, added.text) == (
+        "Show an opacity in the upper left part.",
+        "It lies in the upper left part now.",
+    )
+    noisy = pair("denoising", noise=0.5)
+    assert task_of(noisy) is None
+    assert (worded(noisy, 0, own).question, worded(noisy, 0, own).text) == (
+        "Take the noise away.",
+        "Less noise of level 0.5.",
+    )
+
+
+def test_tasks_that_a_file_does_not_name_keep_the_wordings_of_the_library(own):
+    one = pair("segmentation", **FULL)
+    assert worded(one, 3, own) == worded(one, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- a list", "no wordings"),
+        ("denoising: [{instructions: [x]}]", "denoising has no responses"),
+        ("denoising: [{instructions: [x], responses: [y], answer: z}]", "answer in a group"),
+        ("denoising: [{instructions: ['{open'], responses: [y]}]", "no wordings"),
+        ("a: [}", "no wordings"),
+        ("denoising: 3", "no wordings"),
+    ],
+)
+def test_files_of_another_form(tmp_path, text, problem):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        library(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_of_wordings(tmp_path):
+    with pytest.raises(ConfigError, match="no such file of wordings"):
+        library(tmp_path / "absent.yaml")

@@ -35,6 +35,8 @@ _TAGS = [
     "ImageOrientationPatient",
     "Modality",
     "BodyPartExamined",
+    "Laterality",
+    "ImageLaterality",
     "Rows",
     "NumberOfFrames",
     "SharedFunctionalGroupsSequence",
@@ -59,7 +61,8 @@ class _Frame:
     number: int
     where: tuple[tuple[float, ...], float] | None
     modality: str
-    body_part: str
+    anatomy: str
+    side: str
     study: str
 
 
@@ -78,7 +81,7 @@ def _pair(series: str, frame: _Frame, index: int, count: int, settings: ReaderSe
     path = settings.out() / series / f"slice-{index:04d}.png"
     save_once(read.image, path)
     more: dict[str, Any] = {"series": series, "study": frame.study, "slice": index}
-    more |= {"body_part": frame.body_part} if frame.body_part else {}
+    more |= {name: said for name, said in (("anatomy", frame.anatomy), ("side", frame.side)) if said}
     order = "position" if frame.where is not None else "instance number"
     steps = (f"slice {index} of {count} by {order}", *(_FUNCTION.sub(r"\1", step) for step in read.steps))
     images = one_image(str(path), settings.family)
@@ -141,12 +144,13 @@ def _header(path: Path) -> Dataset | None:
 
 
 def _frames(path: Path, header: Dataset, source: str) -> list[_Frame]:
-    modality, body_part = of_dicom(header.get("Modality"), header.get("BodyPartExamined"))
+    laterality = header.get("ImageLaterality") or header.get("Laterality")
+    codes = of_dicom(header.get("Modality"), header.get("BodyPartExamined"), laterality)
     count, number = int(header.get("NumberOfFrames") or 1), int(header.get("InstanceNumber") or 0)
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     each = list(header.get("PerFrameFunctionalGroupsSequence") or [])
     study = str(header.get("StudyInstanceUID") or "")
-    about = (modality, body_part, pair_id(source, study) if study else "")
+    about = (*codes, pair_id(source, study) if study else "")
     return [
         _Frame(path, frame, number, _where(header, shared, each[frame] if frame < len(each) else None), *about)
         for frame in range(count)

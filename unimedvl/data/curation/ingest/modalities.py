@@ -31,6 +31,22 @@ _BODY_PARTS = frozenset((
     "WRIST", "ZYGOMA",
 ))
 # fmt: on
+_SPOKEN = {
+    "ABDOMENPELVIS": "abdomen and pelvis",
+    "CHESTABDOMEN": "chest and abdomen",
+    "CHESTABDPELVIS": "chest, abdomen and pelvis",
+    "CSPINE": "cervical spine",
+    "CTSPINE": "cervicothoracic spine",
+    "HEADNECK": "head and neck",
+    "LSPINE": "lumbar spine",
+    "LSSPINE": "lumbosacral spine",
+    "SSPINE": "sacrum",
+    "TIBIAFIBULA": "tibia and fibula",
+    "TLSPINE": "thoracolumbar spine",
+    "TSPINE": "thoracic spine",
+    "WHOLEBODY": "whole body",
+}
+_SIDES = {"L": "left", "R": "right", "B": "both"}
 _WORDS = {
     **dict.fromkeys(("computed tomography", "ct", "ct scan"), "CT"),
     **dict.fromkeys(("magnetic resonance imaging", "mri", "mr", "mri scan"), "MRI"),
@@ -48,12 +64,16 @@ _WORDS = {
 }
 
 
-def of_dicom(modality: object, body_part: object) -> tuple[str, str]:
-    """The modality and the body part, in lower case, of two tags; what the standard does not define is left out."""
-    part = str(body_part or "").strip().upper()
-    part = part if part in _BODY_PARTS else ""
-    name = _DICOM.get(str(modality or "").strip().upper(), "")
-    return ("CXR" if name == "XR" and part == "CHEST" else name), part.lower()
+def of_dicom(modality: object, body_part: object, laterality: object = None) -> tuple[str, str, str]:
+    """The modality, the anatomy in words, and the side; of tags what the standard does not define is left out."""
+    part = _code(body_part)
+    name = _DICOM.get(_code(modality), "")
+    anatomy = _SPOKEN.get(part, part.lower()) if part in _BODY_PARTS else ""
+    return ("CXR" if name == "XR" and part == "CHEST" else name), anatomy, _SIDES.get(_code(laterality), "")
+
+
+def _code(tag: object) -> str:
+    return str(tag or "").strip().upper()
 
 
 def named(text: str) -> str:

@@ -29,7 +29,9 @@ def _masks(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[P
         except DataError as error:
             skipped.failed(settings, error, str(mask))
             continue
-        yield settings.pair(key, images=(str(image),), target=str(drawn), steps=steps)
+        # Words for a mask of one class, such as "in white", are wrong for several grays.
+        more = {"classes": settings.highest_label} if settings.highest_label > 1 else {}
+        yield settings.pair(key, images=(str(image),), target=str(drawn), steps=steps, more=more)
 
 
 def partners(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[tuple[str, Path, Path]]:
@@ -90,8 +92,11 @@ def _labels(mask: Path) -> np.ndarray:
         return np.asarray(image).astype(np.int64)
 
 
-def drawn_labels(labels: np.ndarray, highest: int, place: str) -> tuple[Image.Image, str]:
+def drawn_labels(labels: np.ndarray, highest: int, place: str, region: tuple[int, ...] = ()) -> tuple[Image.Image, str]:
     """Class numbers as grays, 0 black and ``highest`` white, and the step that says so.
+
+    Args:
+        region: class numbers to be drawn white, all others black.
 
     Raises:
         DataError: there are others.
@@ -99,6 +104,10 @@ def drawn_labels(labels: np.ndarray, highest: int, place: str) -> tuple[Image.Im
     if labels.min() < 0 or labels.max() > highest:
         problem = f"class numbers from {labels.min()} to {labels.max()}"
         raise DataError(problem, where=place, remedy=f"set highest_label, which is {highest}, to the highest of all")
+    if region:
+        white = np.where(np.isin(labels, region), 255, 0).astype(np.uint8)
+        step = f"labels {', '.join(map(str, region))} of 0 to {highest} as white"
+        return Image.fromarray(white).convert("RGB"), step
     gray = np.rint(labels * (255 / highest)).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB"), f"labels 0 to {highest} as grays 0 to 255"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from unimedvl.data.curation.pairs import SPLITS, Pair, pair_id
 from unimedvl.errors import ConfigError, DataError
 
-_ANY = ("source", "family", "subtask", "modality", "split", "license", "on_missing")
+_ANY = ("source", "family", "subtask", "modality", "split", "license", "facts", "on_missing")
 _SHOWN = 3  # places that are kept for each reason
 
 
@@ -22,7 +22,9 @@ class ReaderSettings:
         source: name of the data set; empty: the reader's, or the folder's.
         family, subtask: of the pairs; empty: what the reader makes.
         modality, split, license: of all pairs; empty: what the source says.
-        images_out: folder for the images that a reader makes, from slices and masks.
+        facts: of all pairs, such as ``anatomy``, for the slots of wordings (unimedvl.data.curation.templates); kept in
+            :attr:`Pair.more` where the source does not say the same of a pair itself.
+        images_out: folder for the images that a reader makes, from slices and masks; curation takes one of the corpus.
         on_missing: ``error`` stops at a partner, image or volume that is absent or cannot be read; ``skip`` counts it.
         image_column, text_column, question_column, target_column, split_column, modality_column: of tables; empty: the
             reader's, which for a table of one's own is ``image`` and ``caption`` and none.
@@ -38,6 +40,7 @@ class ReaderSettings:
         window: (center, width) in the units of the modality.
         percentiles: of a volume, drawn black and white where no window is given.
         least_filled: share of pixels brighter than nearly black (5 of 255) that a slice of a volume must have.
+        seed: of readers that draw by chance.
         contrasts: which volumes of a subject: ``a`` for slices alone, ``a-b`` for slices of a with those of b to make.
     """
 
@@ -47,6 +50,7 @@ class ReaderSettings:
     modality: str = ""
     split: str = ""
     license: str = ""
+    facts: dict[str, str | float] = field(default_factory=dict)
     images_out: Path | None = None
     on_missing: Literal["error", "skip"] = "error"
     image_column: str = ""
@@ -69,6 +73,7 @@ class ReaderSettings:
     percentiles: tuple[float, float] = (0.5, 99.5)
     least_filled: float = 0.0
     contrasts: tuple[str, ...] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         low, high = self.percentiles
@@ -200,6 +205,6 @@ class Reader:
     def _found(self, root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
         count = 0
         for count, pair in enumerate(self.read(root, settings, skipped), 1):  # noqa: B007
-            yield pair
+            yield replace(pair, more={**settings.facts, **pair.more})
         if not count and not skipped.counts:
             raise DataError(f"nothing of the layout: {self.layout}", where=str(root), remedy="give the folder of it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,8 +38,10 @@ class Subject:
         name: that the source has for it, of one visit where there are several (``more`` then names the ``subject``).
         files: volumes by contrast.
         modality: of each contrast, where it is not the one of the pair.
+        spoken: how sentences name each contrast, such as "T1-weighted MRI"; of masks what they mark.
         windows: of contrasts that have a scale of their own, such as Hounsfield units; the others use percentiles.
         labels: highest class number of contrasts that are class numbers.
+        regions: those of these numbers that are drawn white, all others black; else they are drawn as grays.
         split: where the source says it.
         more: facts for :attr:`Pair.more`.
     """
@@ -47,22 +49,32 @@ class Subject:
     name: str
     files: Mapping[str, Path]
     modality: Mapping[str, str] = field(default_factory=dict)
+    spoken: Mapping[str, str] = field(default_factory=dict)
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     split: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def contrasts_of(settings: ReaderSettings, known: tuple[str, ...]) -> list[tuple[str, ...]]:
+def contrasts_of(
+    settings: ReaderSettings, known: tuple[str, ...], masks: Collection[str] = ()
+) -> list[tuple[str, ...]]:
     """What the setting asks for: one contrast, or the one to show and the one to make.
 
+    Args:
+        masks: further ones, of which no image can be made.
+
     Raises:
-        ConfigError: a contrast is unknown, or there are more than two.
+        ConfigError: a contrast is unknown, there are more than two, or the one to show is a mask.
     """
     found = [tuple(words.split("-")) for words in settings.contrasts]
     for names in found:
-        if len(names) > 2 or not set(names) <= set(known) or len(set(names)) < len(names):
-            remedy = f"give one of {', '.join(known)}, or two of them as a-b"
+        if len(names) == 2 and names[0] in masks:
+            remedy = "give the image first and the mask second"
+            raise ConfigError(f"contrasts {'-'.join(names)!r} begin with a mask", where="reader", remedy=remedy)
+        if len(names) > 2 or not set(names) <= {*known, *masks} or len(set(names)) < len(names):
+            remedy = f"give one of {', '.join((*known, *masks))}, or two of them as a-b"
             raise ConfigError(f"contrasts {'-'.join(names)!r}", where="reader", remedy=remedy)
     return found
 
@@ -120,7 +132,7 @@ class _Cuts:
         if name not in self._opened:
             volume = self._stack.enter_context(opened(self.subject.files[name]))
             if name in self.subject.labels:
-                draw = render_labels(volume, self.subject.labels[name])
+                draw = render_labels(volume, self.subject.labels[name], self.subject.regions.get(name, ()))
             else:
                 draw = render(volume, self._settings, self.subject.windows.get(name))
             self._opened[name] = volume, draw
@@ -157,7 +169,7 @@ def _slices(cuts: _Cuts, names: tuple[str, ...], settings: ReaderSettings, skipp
 
 
 def _pair(subject: Subject, names: tuple[str, ...], place: str, shown: list[_Slice], settings: ReaderSettings) -> Pair:
-    about: dict[str, Any] = {"subject": subject.name, "slice": place, **subject.more}
+    about: dict[str, Any] = {"subject": subject.name, "slice": place, **_words(subject, names), **subject.more}
     if len(names) == 1:
         steps = shown[0].steps
         about["contrast"] = names[0]
@@ -168,9 +180,18 @@ def _pair(subject: Subject, names: tuple[str, ...], place: str, shown: list[_Sli
         subtask = "segmentation" if names[1] in subject.labels else "cross-modal"
         images = {"subtask": subtask, "images": (shown[0].file,), "target": shown[1].file}
         settings = replace(settings, family="edit")  # whatever slices alone are
-    modality = subject.modality.get(names[-1], "")
+    modality = subject.modality.get(names[0], "")  # of what is shown
     about = {"modality": modality, "split": subject.split, "steps": steps, "more": about}
     return settings.pair(subject.name, "-".join(names), place, **about, **images)
+
+
+def _words(subject: Subject, names: tuple[str, ...]) -> dict[str, str]:
+    """How the contrasts are called, under the names of the slots that they fill in wordings."""
+    return {
+        "finding" if name in subject.labels else slot: subject.spoken[name]
+        for slot, name in zip(("modality", "target_modality"), names, strict=False)
+        if name in subject.spoken
+    }
 
 
 def _check_grids(volumes: list[Volume]) -> None:

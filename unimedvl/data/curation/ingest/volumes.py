@@ -182,11 +182,11 @@ def render(volume: Volume, settings: ReaderSettings, window: tuple[float, float]
     return draw
 
 
-def render_labels(volume: Volume, highest: int) -> Render:
-    """Slices of class numbers as grays, the highest one white."""
+def render_labels(volume: Volume, highest: int, region: tuple[int, ...] = ()) -> Render:
+    """Slices of class numbers as grays, the highest one white; or those of a region white, all others black."""
 
     def draw(plane: NDArray[Any]) -> tuple[Image.Image, tuple[str, ...]]:
-        image, step = drawn_labels(np.rint(np.rot90(plane)).astype(np.int64), highest, volume.name)
+        image, step = drawn_labels(np.rint(np.rot90(plane)).astype(np.int64), highest, volume.name, region)
         return image, (*volume.steps, step)
 
     return draw

@@ -25,7 +25,13 @@ def test_ixi(tmp_path, volume):
     assert [pair.more["subject"] for pair in pairs] == ["IXI002"] * 3 + ["IXI012"] * 3
     first = pairs[0]
     assert (first.source, first.family, first.subtask, first.modality) == ("IXI", "edit", "cross-modal", "MRI")
-    assert first.more == {"subject": "IXI002", "slice": "axial-0000", "site": "Guys", "from": "PD", "to": "T2"}
+    words = {
+        "modality": "proton-density-weighted MRI",
+        "target_modality": "T2-weighted MRI",
+        "anatomy": "brain",
+    }
+    about = {"subject": "IXI002", "slice": "axial-0000", "site": "Guys", "from": "PD", "to": "T2"}
+    assert first.more == {**about, **words}
     assert "PD-axial-0000" in first.images[0]
     assert "T2-axial-0000" in first.target
     assert first.steps[0] == "PD: axial slice 0 of 3"
@@ -37,6 +43,8 @@ def test_one_contrast_alone(tmp_path, volume):
     volume(tmp_path / "raw" / "IXI-T1" / "IXI002-Guys-0828-T1.nii.gz", GRAYS)
     one, *_ = READERS["ixi"](tmp_path / "raw", settings(tmp_path, contrasts=("T1",)))
     assert (one.family, one.target, one.more["contrast"]) == ("understanding", "", "T1")
+    assert (one.more["modality"], one.more["anatomy"]) == ("T1-weighted MRI", "brain")
+    assert "target_modality" not in one.more
     assert len(one.images) == 1
     drawn, *_ = READERS["ixi"](tmp_path / "raw", settings(tmp_path, contrasts=("T1",), family="t2i"))
     assert (drawn.images, drawn.target) == ((), one.images[0])
@@ -78,7 +86,7 @@ def brats(root, volume, name="BraTS-GLI-00005-001", seg=True):
         volume(root / name / f"{name}-{contrast}.nii.gz", GRAYS)
     if seg:
         labels = np.zeros((4, 5, 3), dtype=np.uint8)
-        labels[0, 0], labels[1, 1] = 3, 1
+        labels[0, 0], labels[1, 1], labels[2, 2] = 3, 1, 2
         volume(root / name / f"{name}-seg.nii.gz", labels)
 
 
@@ -108,20 +116,35 @@ def test_only_what_is_shown_must_be_filled(tmp_path, volume):
     assert skipped.counts == {"a slice with too little in it": 3}
 
 
-def test_brats2023_tumors(tmp_path, volume):
+@pytest.mark.parametrize(
+    ("mask", "white", "step"),
+    [
+        ("seg", [(0, 4), (1, 3), (2, 2)], "labels 1, 2, 3 of 0 to 3 as white"),
+        ("core", [(0, 4), (1, 3)], "labels 1, 3 of 0 to 3 as white"),
+        ("enhancing", [(0, 4)], "labels 3 of 0 to 3 as white"),
+    ],
+)
+def test_brats2023_tumors(mask, white, step, tmp_path, volume):
     brats(tmp_path / "raw", volume)
     brats(tmp_path / "raw", volume, "BraTS-GLI-00006-000", seg=False)
     skipped = Skipped()
-    given = settings(tmp_path, contrasts=("t2f-seg",), on_missing="skip")
+    given = settings(tmp_path, contrasts=(f"t2f-{mask}",), on_missing="skip")
     first, *_ = pairs = list(READERS["brats2023"](tmp_path / "raw", given, skipped))
     assert len(pairs) == 3
     assert (first.family, first.subtask) == ("edit", "segmentation")
-    assert skipped.counts == {"no volume seg": 1}
+    assert skipped.counts == {f"no volume {mask}": 1}
     shown = np.asarray(Image.open(first.target))[..., 0]
     # The picture's lower left corner is the first voxel: rows run down, canonical axes to the front.
     assert shown.shape == (5, 4)
-    assert (shown[4, 0], shown[3, 1], np.count_nonzero(shown)) == (255, 85, 2)
-    assert first.steps[-1] == "seg: labels 0 to 3 as grays 0 to 255"
+    assert sorted((int(x), int(y)) for y, x in zip(*np.nonzero(shown), strict=True)) == white
+    assert set(shown[shown > 0].tolist()) == {255}
+    assert first.steps[-1] == f"{mask}: {step}"
+
+
+@pytest.mark.parametrize("contrasts", ["seg-t2f", "core-seg"])
+def test_of_a_mask_no_image_is_made(contrasts, tmp_path):
+    with pytest.raises(ConfigError, match=f"'{contrasts}' begin with a mask .*image first"):
+        list(READERS["brats2023"](tmp_path, settings(tmp_path, contrasts=(contrasts,))))
 
 
 def test_synthrad(tmp_path, volume):
@@ -133,17 +156,17 @@ def test_synthrad(tmp_path, volume):
         volume(root / case / "ct.nii.gz", hounsfield)
         volume(root / case / "mask.nii.gz", np.ones((4, 5, 3), dtype=np.uint8))
     pairs = list(READERS["synthrad"](root, settings(tmp_path)))
-    assert [(pair.more["subject"], pair.more["from"], pair.more["body_part"]) for pair in pairs[::3]] == [
+    assert [(pair.more["subject"], pair.more["from"], pair.more["anatomy"]) for pair in pairs[::3]] == [
         ("1BA001", "mr", "brain"),
         ("2PA001", "cbct", "pelvis"),
     ]
-    assert {pair.modality for pair in pairs} == {"CT"}
+    assert [pair.modality for pair in pairs[::3]] == ["MRI", "CT"]  # of what is shown
     assert np.asarray(Image.open(pairs[0].target))[0, :, 0].tolist() == [255, 0, 0, 0]
     assert "ct: window center 0, width 2000" in pairs[0].steps
     assert any(step.startswith("mr: percentiles") for step in pairs[0].steps)
     assert "cbct: window center 0, width 2000" in pairs[3].steps
     (turned, *_) = READERS["synthrad"](root / "Task1", settings(tmp_path, contrasts=("ct-mr",), window=(40, 400)))
-    assert turned.modality == "MRI"
+    assert (turned.modality, turned.more["target_modality"]) == ("CT", "MRI")
     assert "ct: window center 40, width 400" in turned.steps
 
 
@@ -152,7 +175,8 @@ def test_bci(tmp_path, picture):
         picture(tmp_path / stain / "train" / "00000_train_1+.png")
         picture(tmp_path / stain / "test" / "00003_test_0.png")
     test, train = READERS["bci"](tmp_path, ReaderSettings(license="own words"))
-    assert (test.split, test.more, train.split, train.more) == ("test", {"her2": "0"}, "train", {"her2": "1+"})
+    assert (test.split, test.more["her2"], train.split, train.more["her2"]) == ("test", "0", "train", "1+")
+    assert train.more == {"modality": "H&E", "target_modality": "HER2 IHC", "anatomy": "breast", "her2": "1+"}
     assert (train.family, train.subtask, train.modality) == ("edit", "virtual staining", "HIS")
     assert train.images[0].endswith("HE/train/00000_train_1+.png")
     assert train.target.endswith("IHC/train/00000_train_1+.png")

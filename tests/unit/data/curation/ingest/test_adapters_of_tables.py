@@ -131,7 +131,7 @@ def test_chexpert_plus(folder, suffix, tmp_path, picture):
     first, second = READERS["chexpert_plus"](tmp_path, ReaderSettings(), skipped)
     assert (first.text, first.images) == ("Findings: Clear lungs.\nImpression: Normal.", (str(image),))
     assert (first.modality, first.subtask, first.split) == ("CXR", "report", "train")
-    assert first.more == {"view": "frontal", "subject": "patient1"}
+    assert first.more == {"anatomy": "chest", "view": "frontal", "subject": "patient1"}
     assert (second.text, second.split) == ("Impression: Normal.", "validation")
     assert skipped.counts == {"neither findings nor impression": 1}
     assert not any(word in repr(first) for word in ("sixty-one", "White", "Medicare", "XYZZY", "ACCESSION"))
@@ -147,11 +147,32 @@ def test_icg_cxr(tmp_path, picture):
     (pair,) = READERS["icg_cxr"](tmp_path / "x.jsonl", ReaderSettings())
     assert (pair.family, pair.modality, pair.split) == ("counterfactual", "CXR", "test")
     assert (pair.images, pair.target, pair.question, pair.text) == ((before,), after, *list(ICG.values())[2:])
-    assert pair.more == {"subject": "p1"}
+    assert pair.more == {"anatomy": "chest", "subject": "p1"}
     own = ReaderSettings(image_column="a", target_column="b", question_column="c", text_column="d")
     (pair,) = READERS["icg_cxr"](tmp_path / "y.csv", own)
     assert (pair.images, pair.target, pair.question, pair.text) == ((before,), after, "Ask.", "Say.")
     assert pair.source == "ICG-CXR"
+
+
+def test_what_changes_and_where(tmp_path, picture):
+    for name in ("1.png", "2.png"):
+        picture(tmp_path / name)
+    rows = [{**ICG, "change": "Add", "finding": "pleural effusion", "side": " LEFT"}, {**ICG, "change": "remove"}]
+    lines(tmp_path / "x.jsonl", *rows)
+    first, second = READERS["icg_cxr"](tmp_path / "x.jsonl", ReaderSettings())
+    assert first.more == {"anatomy": "chest", "change": "add", "finding": "pleural effusion", "side": "left"}
+    assert second.more == {"anatomy": "chest", "change": "remove"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "remedy"), [("change", "worse", "add, remove"), ("side", "up", "left, right, both")]
+)
+def test_another_change_or_side(column, value, remedy, tmp_path, picture):
+    for name in ("1.png", "2.png"):
+        picture(tmp_path / name)
+    lines(tmp_path / "x.jsonl", {**ICG, column: value})
+    with pytest.raises(DataError, match=f"{column} '{value}' .*line 1.*{remedy}"):
+        list(READERS["icg_cxr"](tmp_path / "x.jsonl", ReaderSettings()))
 
 
 CASES = {

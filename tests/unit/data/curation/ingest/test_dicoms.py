@@ -98,6 +98,7 @@ SECRETS = {
     "SeriesInstanceUID": "1.2.840.4711.1",
     "StudyDate": "20010203",
     "BodyPartExamined": "SECRET PART",
+    "Laterality": "SECRET SIDE",
     "VOILUTFunction": "SECRET FUNCTION",
     "WindowCenter": 5,
     "WindowWidth": 10,
@@ -127,13 +128,20 @@ def test_nothing_about_a_person_leaves_the_file(modality, tmp_path, dicom):
 
 
 @pytest.mark.parametrize(
-    ("modality", "part", "expected"),
-    [("DX", "CHEST", ("CXR", "chest")), ("DX", "HAND", ("XR", "hand")), ("MR", "BRAIN", ("MRI", "brain"))],
+    ("modality", "tags", "expected"),
+    [
+        ("DX", {"BodyPartExamined": "CHEST"}, ("CXR", "chest", None)),
+        ("DX", {"BodyPartExamined": "HAND", "Laterality": "R"}, ("XR", "hand", "right")),
+        ("MG", {"BodyPartExamined": "BREAST", "ImageLaterality": "L"}, ("mammography", "breast", "left")),
+        ("MR", {"BodyPartExamined": "LSPINE", "Laterality": "U"}, ("MRI", "lumbar spine", None)),
+        ("CT", {"BodyPartExamined": "CHESTABDPELVIS"}, ("CT", "chest, abdomen and pelvis", None)),
+        ("CT", {}, ("CT", None, None)),
+    ],
 )
-def test_what_the_standard_defines_is_told(modality, part, expected, tmp_path, dicom):
-    dicom(tmp_path / "a.dcm", slab(3), Modality=modality, BodyPartExamined=part)
+def test_what_the_standard_defines_is_told(modality, tags, expected, tmp_path, dicom):
+    dicom(tmp_path / "a.dcm", slab(3), Modality=modality, **tags)
     (pair,) = read(tmp_path, ReaderSettings(images_out=tmp_path / "out"))
-    assert (pair.modality, pair.more["body_part"]) == expected
+    assert (pair.modality, pair.more.get("anatomy"), pair.more.get("side")) == expected
 
 
 def test_frames_of_an_enhanced_file_come_by_their_positions(tmp_path, dicom):

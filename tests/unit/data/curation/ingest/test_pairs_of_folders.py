@@ -65,6 +65,7 @@ def test_class_numbers_are_drawn_as_grays(tmp_path, picture):
     assert (pair.family, pair.subtask) == ("edit", "segmentation")
     assert np.asarray(Image.open(pair.target))[..., 0].tolist() == [[0, 85], [170, 255]]
     assert pair.steps == ("labels 0 to 3 as grays 0 to 255",)
+    assert pair.more == {"classes": 3}
 
 
 def test_a_palette_is_read_by_its_indices(tmp_path, picture):
@@ -81,7 +82,7 @@ def test_a_mask_that_can_be_seen_stays_as_it_is(tmp_path, picture):
     picture(tmp_path / "images" / "a.png")
     mask = picture(tmp_path / "masks" / "a.png", LABELS // 2 * 255)
     (pair,) = masks(tmp_path, ReaderSettings())
-    assert (pair.target, pair.steps) == (str(mask), ())
+    assert (pair.target, pair.steps, pair.more) == (str(mask), (), {})
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,20 @@ def test_labels_are_never_mixed(tmp_path, volume):
     with opened(path) as found:
         seen = shown(found, 1, 2, render_labels(found, 3), labels=True)
         assert set(np.unique(np.asarray(seen.image))) <= {0, 85, 170, 255}
-        with pytest.raises(DataError, match="class numbers"):
-            shown(found, 1, 2, render_labels(found, 2), labels=True)
+        for region in ((), (1,)):
+            with pytest.raises(DataError, match="class numbers"):
+                shown(found, 1, 2, render_labels(found, 2, region), labels=True)
+
+
+def test_a_region_is_white_and_all_else_black(tmp_path, volume):
+    labels = GENERATOR.integers(0, 4, (8, 6, 4)).astype(np.uint8)
+    path = volume(tmp_path / "x.nii", labels)
+    with opened(path) as found:
+        seen = shown(found, 2, 1, render_labels(found, 3, (1, 3)), labels=True)
+    # A picture's rows run down, from back to front of the canonical axes.
+    expected = np.rot90(np.isin(labels[:, :, 1], (1, 3))) * 255
+    assert (np.asarray(seen.image)[..., 0] == expected).all()
+    assert seen.steps[-1] == "labels 1, 3 of 0 to 3 as white"
 
 
 def test_empty_slices_are_left_out_and_counted(tmp_path, volume):

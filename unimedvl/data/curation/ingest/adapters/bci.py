@@ -17,6 +17,7 @@ from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipp
 from unimedvl.data.curation.pairs import Pair
 from unimedvl.errors import DataError
 
+_FACTS = {"modality": "H&E", "target_modality": "HER2 IHC", "anatomy": "breast"}
 _KEY = re.compile(r"(\w+)/[^/]+_(0|1\+|2\+|3\+)")
 
 
@@ -27,7 +28,8 @@ def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pa
         if match is None or split is None:
             remedy = "give the folders as they were published, such as HE/train/00000_train_1+.png"
             raise DataError("no name of this data set", where=str(image), remedy=remedy)
-        yield settings.pair(key, images=(str(image),), target=str(target), split=split, more={"her2": match[2]})
+        more = {**_FACTS, "her2": match[2]}
+        yield settings.pair(key, images=(str(image),), target=str(target), split=split, more=more)
 
 
 read = Reader(

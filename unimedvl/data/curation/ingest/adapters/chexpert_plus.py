@@ -54,7 +54,7 @@ def _image(name: str, folder: Path) -> Path | None:
 
 def _facts(row: Row) -> dict[str, str]:
     named = {"view": row.text("frontal_lateral").lower(), "subject": row.text("deid_patient_id")}
-    return {name: said for name, said in named.items() if said}
+    return {"anatomy": "chest", **{name: said for name, said in named.items() if said}}
 
 
 read = Reader(

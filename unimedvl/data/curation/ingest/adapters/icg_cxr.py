@@ -4,6 +4,9 @@ The data set is derived from MIMIC-CXR, which is given out under an agreement, a
 public as far as we know. What is read here is therefore a table of one's own: one row for each pair, with the columns
 ``image_before`` and ``image_after`` (paths from the folder of the table), ``instruction`` and ``report``, and perhaps
 ``split`` and ``subject``. Columns of other names can be set.
+
+Where an instruction or a report is empty, one is worded from the columns ``change`` (``add`` or ``remove``),
+``finding`` (such as "pleural effusion") and ``side`` (``left`` or ``right``), as far as they are there.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from unimedvl.data.curation.ingest.rows import read_rows
+from unimedvl.data.curation.ingest.rows import Row, read_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped
 from unimedvl.data.curation.ingest.tables import COLUMNS, row_images, split_in, tables_of
 from unimedvl.data.curation.pairs import Pair
@@ -36,8 +39,22 @@ def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pa
                 question=row.text(settings.question_column),
                 text=row.text(settings.text_column),
                 split=split_in(row, settings.split_column),
-                more=row.plain("subject", *settings.more_columns),
+                more={**_facts(row), **row.plain("subject", *settings.more_columns)},
             )
+
+
+def _facts(row: Row) -> dict[str, str]:
+    """What changes, and where.
+
+    Raises:
+        DataError: the change is neither ``add`` nor ``remove``, or the side none.
+    """
+    facts = {"anatomy": "chest", "finding": row.text("finding")}
+    for column, known in (("change", ("add", "remove")), ("side", ("left", "right", "both"))):
+        facts[column] = row.text(column).casefold()
+        if facts[column] not in ("", *known):
+            raise row.fault(f"{column} {row.text(column)!r}", f"write {', '.join(known)}, or nothing")
+    return {name: said for name, said in facts.items() if said}
 
 
 read = Reader(

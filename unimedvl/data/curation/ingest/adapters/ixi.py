@@ -17,19 +17,25 @@ from unimedvl.data.curation.ingest.subjects import VOLUME_SETTINGS, Subject, con
 from unimedvl.data.curation.ingest.volumes import VOLUMES
 from unimedvl.data.curation.pairs import Pair
 
-_KNOWN = ("T1", "T2", "PD", "MRA")
+_SPOKEN = {
+    "T1": "T1-weighted MRI",
+    "T2": "T2-weighted MRI",
+    "PD": "proton-density-weighted MRI",
+    "MRA": "MR angiography",
+}
 _NAME = re.compile(r"(IXI\d{3})-([A-Za-z]+)-(\d+)-(T1|T2|PD|MRA)\.nii(\.gz)?")
 
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
-    wanted = contrasts_of(settings, _KNOWN)
+    wanted = contrasts_of(settings, tuple(_SPOKEN))
     files: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
     for path in files_under(root, VOLUMES):
         if match := _NAME.fullmatch(path.name):
             files[match.group(1, 2, 3)].setdefault(match[4], path)
     for (name, site, _), found in sorted(files.items()):
         windows = {} if settings.window is None else dict.fromkeys(found, settings.window)
-        yield from read_subject(Subject(name, found, windows=windows, more={"site": site}), wanted, settings, skipped)
+        subject = Subject(name, found, spoken=_SPOKEN, windows=windows, more={"site": site, "anatomy": "brain"})
+        yield from read_subject(subject, wanted, settings, skipped)
 
 
 read = Reader(

@@ -15,19 +15,19 @@ from unimedvl.data.curation.ingest.subjects import VOLUME_SETTINGS, Subject, con
 from unimedvl.data.curation.ingest.volumes import VOLUMES
 from unimedvl.data.curation.pairs import Pair
 
-_KNOWN = ("mr", "ct", "cbct")
+_SPOKEN = {"mr": "MRI", "ct": "CT", "cbct": "cone-beam CT"}
 _MODALITY = {"mr": "MRI", "ct": "CT", "cbct": "CT"}
 _WINDOW = (0.0, 2000.0)
 
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
-    wanted = contrasts_of(settings, _KNOWN)
+    wanted = contrasts_of(settings, tuple(_SPOKEN))
     window = settings.window or _WINDOW
     for folder, files in _cases(root).items():
         found = {path.name.partition(".")[0]: path for path in files}
         windows = {name: window for name, kind in _MODALITY.items() if kind == "CT"}
-        about = {"body_part": folder.parent.name}
-        subject = Subject(folder.name, found, modality=_MODALITY, windows=windows, more=about)
+        about = {"anatomy": folder.parent.name}
+        subject = Subject(folder.name, found, modality=_MODALITY, spoken=_SPOKEN, windows=windows, more=about)
         # Each task has its own input: what is asked of the other is not missing here.
         other = "cbct" if "mr" in found else "mr"
         yield from read_subject(subject, [names for names in wanted if other not in names], settings, skipped)
@@ -37,7 +37,7 @@ def _cases(root: Path) -> dict[Path, list[Path]]:
     """Files by the folder of their patient, which lies in brain or pelvis."""
     found: dict[Path, list[Path]] = {}
     for path in files_under(root.resolve(), VOLUMES):
-        if path.name.partition(".")[0] in _KNOWN and path.parents[1].name in ("brain", "pelvis"):
+        if path.name.partition(".")[0] in _SPOKEN and path.parents[1].name in ("brain", "pelvis"):
             found.setdefault(path.parent, []).append(path)
     return found
 
