@@ -64,8 +64,8 @@ def _plots(stats: Stats, out: Path) -> list[Path]:
     return [out / name for name in figures]
 
 
-def _figure(height: float) -> Figure:
-    """A figure of its own, which needs no display."""
+def new_figure(height: float) -> Figure:
+    """A figure of its own, 8 inches wide, which needs no display."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -76,7 +76,7 @@ def _bars(counts: Mapping[str, Counter[str]]) -> Figure:
     """One panel of bars for each kind, as high as it has bars."""
     bars = {kind: few(counts[kind], _BARS_SHOWN)[::-1] for kind in KINDS}
     heights = [len(each) + 2.5 for each in bars.values()]  # bars, and room for the title and the numbers below
-    figure = _figure(0.26 * sum(heights))
+    figure = new_figure(0.26 * sum(heights))
     panels = figure.subplots(len(KINDS), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (kind, each) in zip(panels, bars.items(), strict=True):
         _bar_panel(axes, kind, each)
@@ -84,12 +84,16 @@ def _bars(counts: Mapping[str, Counter[str]]) -> Figure:
 
 
 def _bar_panel(axes: Axes, kind: str, bars: Sequence[tuple[str, int]]) -> None:
-    places = range(len(bars))
-    drawn = axes.barh(places, [count for _, count in bars], height=0.7)
-    axes.set_yticks(places, [short(name) for name, _ in bars], parse_math=False)
+    drawn = axes.barh(range(len(bars)), [count for _, count in bars], height=0.7)
     axes.bar_label(drawn, [f"{count:,}" for _, count in bars], padding=3, fontsize=8)
-    axes.set_title(f"rows by {kind}", loc="left", fontsize=11)
-    axes.set_ylim(-0.6, len(bars) - 0.4)
+    name_bars(axes, f"rows by {kind}", [name for name, _ in bars])
+
+
+def name_bars(axes: Axes, title: str, names: Sequence[str]) -> None:
+    """The title, names and scale of horizontal bars at 0, 1, 2 and so on, upwards."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=6, integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -98,25 +102,32 @@ def _bar_panel(axes: Axes, kind: str, bars: Sequence[tuple[str, int]]) -> None:
 
 def _histograms(measures: Mapping[str, Sequence[int]]) -> Figure:
     """A histogram below the other for each measure, with its median and 95th percentile."""
-    figure = _figure(2.6 * len(measures))
+    figure = new_figure(2.6 * len(measures))
     panels = figure.subplots(len(measures), 1, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, measures.items(), strict=True):
-        _histogram(axes, name, values)
+        histogram(axes, name, values, summary(values))
     return figure
 
 
-def _histogram(axes: Axes, name: str, values: Sequence[int]) -> None:
+def histogram(
+    axes: Axes, name: str, values: Sequence[int], told: Mapping[str, float], counts: Sequence[int] | None = None
+) -> None:
+    """A panel with the distribution of whole numbers, its median and 95th percentile.
+
+    Args:
+        told: as :func:`unimedvl.data.stats.summary`.
+        counts: how often each value is there; once by default.
+    """
     from matplotlib.ticker import LogLocator
 
-    told = summary(values)
     least, most = told["min"], told["max"]
     # A long tail would press everything else into the first bin.
     if least > 0 and most > 20 * told["median"]:
-        axes.hist(np.asarray(values), bins=np.geomspace(least, most, 41).tolist())
+        axes.hist(np.asarray(values), bins=np.geomspace(least, most, 41).tolist(), weights=counts)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 1000 * least else (1,)))
     else:
-        axes.hist(np.asarray(values), bins=_edges(int(least), int(most)))
+        axes.hist(np.asarray(values), bins=even_edges(int(least), int(most)), weights=counts)
         room = max(5 - (most - least) / 2, (most - least) / 20)
         axes.set_xlim(max(least - room, 0) - 0.5, most + room + 0.5)
         axes.locator_params(axis="x", integer=True)
@@ -124,13 +135,19 @@ def _histogram(axes: Axes, name: str, values: Sequence[int]) -> None:
         axes.axvline(told[key], color="black", linestyle=style, linewidth=1)
     axes.set_title(name, loc="left", fontsize=11)
     axes.set_title(f"median {told['median']:,.0f} (solid), p95 {told['p95']:,.0f} (dashed)", loc="right", fontsize=8)
-    axes.set_ylabel("count")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    scale_counts(axes)
+
+
+def scale_counts(axes: Axes) -> None:
+    """The vertical scale of a histogram."""
+    axes.set_ylabel("count")
     axes.locator_params(axis="y", nbins=5, integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _edges(least: int, most: int) -> list[float]:
+def even_edges(least: int, most: int) -> list[float]:
     """At most 41 edges of bins of equal width, each around as many whole numbers as the others."""
     width = max(1, math.ceil((most - least + 1) / 40))
     return [edge - 0.5 for edge in range(least, most + width + 1, width)]
