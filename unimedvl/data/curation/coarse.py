@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,9 @@ from unimedvl.imaging import ReadImage, read_image
 
 STAGE = "coarse"
 _THUMBNAIL = 256  # pixels of the longer side on which contrast is judged
+Fault = tuple[str, str, "float | None"]
+"""Reason, detail and score of a decision."""
+
 _HEADED = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 
@@ -49,11 +54,20 @@ class CoarseSettings:
 def coarse(pairs: Sequence[Pair], settings: CoarseSettings | None = None) -> list[Decision]:
     """A ``drop`` for each pair that has a fault, its first one; pairs without are not named.
 
-    Texts are judged before any file is opened, and sides by the header where the format has one.
+    Texts are judged before any file is opened, and sides by the header where the format has one. An image that several
+    of the pairs have is looked at once.
     """
     settings = settings or CoarseSettings()
-    found = (_fault(pair, settings) for pair in pairs)
-    return [decision for decision in found if decision is not None]
+
+    @cache
+    def image_fault(file: str, *, mask: bool) -> Fault | None:
+        return _image_fault(file, settings, mask=mask)
+
+    decisions: list[Decision] = []
+    for pair in pairs:
+        if fault := next(filter(None, chain([_text_fault(pair, settings)], _of_images(pair, image_fault))), None):
+            decisions.append(Decision(pair.id, STAGE, "drop", *fault))
+    return decisions
 
 
 def said(pair: Pair) -> str:
@@ -61,43 +75,41 @@ def said(pair: Pair) -> str:
     return " ".join(part for part in (pair.question.strip(), pair.text.strip()) if part)
 
 
-def _fault(pair: Pair, settings: CoarseSettings) -> Decision | None:
-    return _text_fault(pair, settings) or next(
-        (fault for file in _files(pair) if (fault := _image_fault(pair, file, settings)) is not None), None
-    )
+def _of_images(pair: Pair, look: Callable[..., Fault | None]) -> Iterator[Fault | None]:
+    for file in _files(pair):
+        # A mask may be empty: nothing of the kind is in the picture.
+        yield look(file, mask=pair.subtask == "segmentation" and file == pair.target)
 
 
 def _files(pair: Pair) -> list[str]:
     return list(dict.fromkeys(file for file in (*pair.images, pair.target) if file))
 
 
-def _text_fault(pair: Pair, settings: CoarseSettings) -> Decision | None:
+def _text_fault(pair: Pair, settings: CoarseSettings) -> Fault | None:
     length = len(said(pair))
     if pair.target and pair.family != "t2i" and not length:
         return None  # templates write the texts of image pairs later
     if length < settings.min_characters:
-        return _drop(pair, "text too short", f"{length} characters, under {settings.min_characters}", length)
+        return "text too short", f"{length} characters, under {settings.min_characters}", float(length)
     if length > settings.max_characters:
-        return _drop(pair, "text too long", f"{length} characters, over {settings.max_characters}", length)
+        return "text too long", f"{length} characters, over {settings.max_characters}", float(length)
     return None
 
 
-def _image_fault(pair: Pair, file: str, settings: CoarseSettings) -> Decision | None:
+def _image_fault(file: str, settings: CoarseSettings, *, mask: bool) -> Fault | None:
     size = _headed_size(file)
-    fault = None if size is None else _size_fault(pair, file, size, settings)
+    fault = None if size is None else _size_fault(file, size, settings)
     if fault is not None:
         return fault
     try:
         read: ReadImage = read_image(file)
     except DataError as error:
-        return _drop(pair, "unreadable image", str(error))
-    fault = _size_fault(pair, file, read.image.size, settings) if size is None else None
+        return "unreadable image", str(error), None
+    fault = _size_fault(file, read.image.size, settings) if size is None else None
     contrast = contrast_of(read.image)
-    # A mask may be empty: nothing of the kind is in the picture.
-    mask = pair.subtask == "segmentation" and file == pair.target
     if fault is None and contrast < settings.min_contrast and not mask:
         detail = f"{file}: gray values deviate by {contrast:.2f}, under {settings.min_contrast:g}"
-        return _drop(pair, "plain image", detail, contrast)
+        return "plain image", detail, contrast
     return fault
 
 
@@ -114,13 +126,13 @@ def _headed_size(file: str) -> tuple[int, int] | None:
         return None  # read_image says what is wrong
 
 
-def _size_fault(pair: Pair, file: str, size: tuple[int, int], settings: CoarseSettings) -> Decision | None:
+def _size_fault(file: str, size: tuple[int, int], settings: CoarseSettings) -> Fault | None:
     short, long = sorted(size)
     shown = f"{file}: {size[0]} x {size[1]} pixels"
     if short < settings.min_side:
-        return _drop(pair, "image too small", f"{shown}, the shorter side under {settings.min_side}", short)
+        return "image too small", f"{shown}, the shorter side under {settings.min_side}", float(short)
     if long > settings.max_aspect * short:
-        return _drop(pair, "image too narrow", f"{shown}, longer than {settings.max_aspect:g} to 1", long / short)
+        return "image too narrow", f"{shown}, longer than {settings.max_aspect:g} to 1", long / short
     return None
 
 
@@ -129,7 +141,3 @@ def contrast_of(image: Image.Image) -> float:
     small = image.convert("L")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return float(np.asarray(small, np.float32).std())
-
-
-def _drop(pair: Pair, reason: str, detail: str, score: float | None = None) -> Decision:
-    return Decision(pair.id, STAGE, "drop", reason, detail, None if score is None else float(score))

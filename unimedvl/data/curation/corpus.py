@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from unimedvl import __version__
+from unimedvl.data.curation.card import note_removal, write_card
+from unimedvl.data.curation.counts import DecisionCounts, count_pairs
 from unimedvl.data.curation.decisions import Decision, read_decisions, write_decisions
+from unimedvl.data.curation.image_index import NAME as IMAGES
+from unimedvl.data.curation.image_index import write_index
 from unimedvl.data.curation.pairs import Pair, read_part
 from unimedvl.data.curation.settings import CurateSettings
 from unimedvl.data.curation.stages import Stage
@@ -21,7 +25,7 @@ from unimedvl.data.records import IMAGE_MARK
 from unimedvl.errors import DataError
 from unimedvl.files import aside, line, write_json, write_text
 
-MANIFEST, CARD, DECISIONS = "manifest.json", "README.md", "decisions.jsonl"
+MANIFEST, DECISIONS = "manifest.json", "decisions.jsonl"
 # The file of each family, as training names its sources.
 _FILES = {"understanding": "i2t", "text": "text", "t2i": "t2i", "edit": "interleaved", "counterfactual": "interleaved"}
 _DESCRIBE = "Describe this image."
@@ -33,11 +37,13 @@ class Corpus:
 
     Attributes:
         rows: by file, from the folder.
-        digest: of all files of records.
+        images: different ones.
+        digest: of all files of records and of the images.
     """
 
     folder: Path
     rows: dict[str, int]
+    images: int
     digest: str
 
     def __str__(self) -> str:
@@ -45,25 +51,46 @@ class Corpus:
         return f"{sum(self.rows.values())} records: {counts}\nsha256 {self.digest}\n{self.folder}"
 
 
-def write_corpus(folder: Path, stages: Sequence[Stage], settings: CurateSettings) -> Corpus:
-    """The pairs of the last stage, and what happened to all others."""
-    rows = _write_records(folder, stages[-1])
-    reasons = _write_decisions(folder / DECISIONS, stages)
-    files = {name: _sha256(folder / name) for name in sorted(rows)}
+def write_corpus(
+    folder: Path,
+    stages: Sequence[Stage],
+    settings: CurateSettings,
+    about: str = "",
+    facts: Mapping[str, Any] | None = None,
+    also: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Corpus:
+    """The pairs of the last stage, and what happened to all others.
+
+    Args:
+        about: Markdown that begins the card.
+        facts: further entries of the manifest.
+        also: folders inside that belong to the corpus, to be hashed.
+        notes: lines below the funnel of the card.
+    """
+    before = _begun(folder)
+    rows = _write_records(folder, stages[-1], settings.files)
+    for name in before - rows.keys():
+        (folder / name).unlink(missing_ok=True)
+    pairs = count_pairs(stages[-1].pairs(), settings.seed)
+    decided = _write_decisions(folder / DECISIONS, stages, pairs.sampled)
+    images = write_index(folder, stages[-1])
+    listed = (*rows, IMAGES, *(file for name in also for file in _below(folder, name)))
+    files = {name: _sha256(folder / name) for name in sorted(listed)}
     digest = _digest(files)
-    write_text(folder / CARD, "\n".join(_card(stages, rows, reasons)) + "\n")
-    write_json(
-        folder / MANIFEST,
-        {
-            "version": __version__,
-            "settings": json.loads(json.dumps(asdict(settings), default=str)),
-            "stages": {stage.folder.name: stage.digest for stage in stages},
-            "rows": rows,
-            "files": files,
-            "sha256": digest,
-        },
-    )
-    return Corpus(folder, rows, digest)
+    manifest = {
+        "unimedvl": __version__,
+        **(facts or {}),
+        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "stages": {stage.folder.name: stage.digest for stage in stages},
+        "rows": rows,
+        "images": images,
+        "files": files,
+        "sha256": digest,
+    }
+    write_card(folder, stages, settings, manifest, pairs, decided, about=about, notes=notes)
+    write_json(folder / MANIFEST, manifest)
+    return Corpus(folder, rows, images, digest)
 
 
 def record(pair: Pair, folder: Path) -> dict[str, Any]:
@@ -121,33 +148,59 @@ def remove(folder: Path, decisions: Sequence[Decision]) -> int:
     Raises:
         DataError: there is no corpus.
     """
-    manifest, ids = _manifest(folder), {decision.pair for decision in decisions}
-    gone = 0
+    manifest = _manifest(folder)
+    by = {decision.pair: decision.stage for decision in decisions}
+    gone: Counter[str] = Counter()
     for name in manifest["rows"]:
-        lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [text for text in lines if json.loads(text)["id"] not in ids]
-        gone += len(lines) - len(kept)
+        kept: list[str] = []
+        for text in (folder / name).read_text(encoding="utf-8").splitlines(keepends=True):
+            if (pair := json.loads(text)["id"]) in by:
+                gone[by[pair]] += 1
+            else:
+                kept.append(text)
         write_text(folder / name, "".join(kept))
         manifest["rows"][name] = len(kept)
         manifest["files"][name] = _sha256(folder / name)
     known = read_decisions(folder / DECISIONS)
     write_decisions(folder / DECISIONS, dict.fromkeys([*known, *decisions]))
     manifest["sha256"] = _digest(manifest["files"])
-    manifest["removed"] = sorted({*manifest.get("removed", ()), *ids})
+    manifest["removed"] = sorted({*manifest.get("removed", ()), *by})
+    manifest["removals"] = dict(sorted((Counter(manifest.get("removals", {})) + gone).items()))
     write_json(folder / MANIFEST, manifest)
-    return gone
+    note_removal(folder, manifest, manifest["removals"])
+    return gone.total()
+
+
+def _begun(folder: Path) -> set[str]:
+    """Take the manifest of an earlier corpus away, for its folder is unfinished now; the records that it names."""
+    path = folder / MANIFEST
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError) as error:
+        remedy = "remove it, and the records beside it, and run the curation again"
+        raise DataError("no manifest of a corpus", where=str(path), remedy=remedy) from error
+    path.unlink()
+    return set(rows)
+
+
+def _below(folder: Path, name: str) -> Iterator[str]:
+    """The files of a folder inside, as paths from outside."""
+    return (path.relative_to(folder).as_posix() for path in sorted((folder / name).rglob("*")) if path.is_file())
 
 
 def _digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
-def _write_records(folder: Path, last: Stage) -> dict[str, int]:
+def _write_records(folder: Path, last: Stage, files_of: Mapping[str, str]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         files: dict[str, IO[str]] = {}
         for pair in last.pairs():
-            name = f"{pair.split or 'train'}/{_FILES[pair.family]}.jsonl"
+            file = files_of.get(pair.subtask) or files_of.get(pair.family) or _FILES[pair.family]
+            name = f"{pair.split or 'train'}/{file}.jsonl"
             if name not in files:
                 part = stack.enter_context(aside(folder / name))
                 files[name] = stack.enter_context(part.open("w", encoding="utf-8"))
@@ -156,41 +209,19 @@ def _write_records(folder: Path, last: Stage) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _write_decisions(path: Path, stages: Sequence[Stage]) -> Counter[tuple[str, str, str]]:
-    counts: Counter[tuple[str, str, str]] = Counter()
+def _write_decisions(path: Path, stages: Sequence[Stage], watched: frozenset[str]) -> DecisionCounts:
+    counts = DecisionCounts(watched)
     with aside(path) as part, part.open("w", encoding="utf-8") as file:
         for stage in stages:
             for decision in stage.decisions():
-                counts[decision.stage, decision.action, decision.reason] += 1
+                counts.add(decision)
                 file.write(line(decision.row()))
     return counts
 
 
-def _card(stages: Sequence[Stage], rows: dict[str, int], reasons: Counter[tuple[str, str, str]]) -> Iterator[str]:
-    """Counts by stage of the funnel, by modality, task, source and license."""
-    yield "# Curated corpus\n"
-    yield "For research only. Every decision on every pair is a line of `decisions.jsonl`.\n"
-    yield "| stage | pairs after it |\n|---|---|"
-    last: dict[str, Counter[str]] = {}
-    for stage in stages:
-        count = 0
-        last = {name: Counter() for name in ("modality", "family", "subtask", "source", "license", "split")}
-        for pair in stage.pairs():
-            count += 1
-            for name, counter in last.items():
-                counter[getattr(pair, name) or "not told"] += 1
-        yield f"| {stage.folder.name} | {count} |"
-    yield "\n| stage | decision | reason | pairs |\n|---|---|---|---|"
-    for (stage_name, action, reason), count in sorted(reasons.items()):
-        yield f"| {stage_name} | {action} | {reason} | {count} |"
-    for name, counter in last.items():
-        yield f"\n| {name} | pairs |\n|---|---|"
-        for value, count in counter.most_common():
-            yield f"| {value} | {count} |"
-    yield "\n| file | records |\n|---|---|"
-    for file, count in rows.items():
-        yield f"| {file} | {count} |"
-
-
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ def _schema() -> pa.Schema:
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    return {**asdict(pair), "more": json.dumps(pair.more, sort_keys=True)}
+    return {**vars(pair), "more": json.dumps(pair.more, sort_keys=True)}
 
 
 def _pair(row: dict[str, Any]) -> Pair:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
 from unimedvl.endpoint import Messages, user
+from unimedvl.replies import CORRECTION
 
 # How an image of each modality is called in "Please generate a realistic … image showing".
 MODALITY_WORDS = {
@@ -119,6 +121,15 @@ _REFUSED = re.compile(
     r"|\bno image (?:was|is|has been) (?:attached|provided|given|shared)\b",
     re.I,
 )
+
+
+_OF_STAGE = {"augment": (_DESCRIBE, _FUSE, _RESPOND), "reason": (_REASON,), "refine": (_REFINE,)}
+
+
+def version(stage: str) -> str:
+    """16 hexadecimal digits that change with the prompts of a stage: ``augment``, ``reason`` or ``refine``."""
+    words = [*_OF_STAGE[stage], _MATERIAL, CORRECTION, MODALITY_WORDS]
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def modality_word(modality: str) -> str:

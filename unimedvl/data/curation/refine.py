@@ -2,192 +2,78 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 from unimedvl.data.curation import prompts
+from unimedvl.data.curation.decisions import Decision
+from unimedvl.data.curation.facts import lost, own_words
 from unimedvl.data.curation.pairs import Pair
+from unimedvl.data.curation.templates import missing, values_of
 from unimedvl.endpoint import Messages, Reply
-from unimedvl.replies import KeptReplies, ask_checked, in_threads
+from unimedvl.replies import Problem, ask_checked
 
-# One meaning a line: its name, then how else it is written. Longer ones are found before shorter ones.
-_MODALITY = """
-CT: computed tomography, cat scan
-cone-beam CT: cbct, cone-beam computed tomography
-MRI: mr, magnetic resonance, magnetic resonance imaging
-T1: t1-weighted, t1w
-contrast-enhanced T1: t1ce, t1gd, t1c, t1-ce, post-contrast t1, contrast-enhanced t1-weighted
-T2: t2-weighted, t2w
-FLAIR: t2-flair, fluid-attenuated inversion recovery
-PD: proton density, pd-weighted, proton-density-weighted
-DWI: diffusion-weighted
-PET: positron emission tomography
-X-ray: xray, radiograph, radiographic, cxr
-ultrasound: sonographic, sonography, sonogram, ultrasonography, echography
-OCT: optical coherence tomography
-fundus: fundoscopy, funduscopy
-angiography: angiogram
-endoscopy: endoscopic, colonoscopy, colonoscopic, gastroscopy
-histopathology: histology, histologic, histological, histopathological, histopathologic, pathology slide
-H&E: hematoxylin and eosin, haematoxylin and eosin, hematoxylin-eosin
-IHC: immunohistochemistry, immunohistochemical
-HER2: her-2
-mammography: mammogram, mammographic
-fluorescence: fluorescent
-"""
-_ANATOMY = """
-lung: pulmonary, lungs
-heart: cardiac, hearts
-brain: cerebral, intracranial, cerebrum
-head
-neck: cervical
-chest: thorax, thoracic
-abdomen: abdominal
-pelvis: pelvic
-liver: hepatic
-kidney: renal, kidneys
-spleen: splenic
-pancreas: pancreatic
-stomach: gastric
-colon: colonic
-bowel: intestine, intestinal
-bladder
-prostate: prostatic
-uterus: uterine
-ovary: ovarian, ovaries
-breast: breasts, mammary
-thyroid
-spine: spinal
-vertebra: vertebrae, vertebral
-rib: ribs
-hip
-knee
-shoulder
-elbow
-wrist
-ankle
-hand
-foot
-femur: femoral
-tibia: tibial
-eye: ocular, eyes
-retina: retinal
-macula: macular
-optic disc: optic disk
-artery: arterial, arteries
-vein: venous, veins
-aorta: aortic
-ventricle: ventricular, ventricles
-hippocampus: hippocampal
-cerebellum: cerebellar
-pleura: pleural
-diaphragm: diaphragmatic
-mediastinum: mediastinal
-lymph node: lymph nodes, nodal
-skin: cutaneous, dermal
-muscle: muscular
-bone: osseous, bony, bones
-skull: cranial
-tumor: tumour, tumors, tumours
-nucleus: nuclei, nuclear
-lobe: lobar, lobes
-"""
-_POSITION = """
-left
-right
-bilateral: bilaterally, both sides
-unilateral: unilaterally
-upper: superior
-lower: inferior
-medial: medially
-lateral: laterally
-anterior: anteriorly, frontal
-posterior: posteriorly
-proximal
-distal
-central: centrally
-peripheral: peripherally
-axial: transverse
-coronal
-sagittal
-apical: apex
-basal: basilar
-"""
-_NUMBER = re.compile(
-    r"(?<![\w.])([-\u2212]?\d+(?:[.,]\d+)?)\s*(?:-?\s*(%|\u00b0|[mc\u00b5\u03bcn]m|ml|mg|kg|hu|kvp?|mgy|mhz|hz|ms|px|pixels?"
-    r"|fold|times|[x\u00d7]|t|years?|days?|degrees?)(?![\w]))?",
-    re.I,
-)
-_UNITS = {
-    **dict.fromkeys(("\u00d7", "times", "fold"), "x"),
-    **dict.fromkeys(("pixel", "pixels"), "px"),
-    **dict.fromkeys(("\u00b0", "degrees"), "degree"),
-    **{"\u03bcm": "\u00b5m", "years": "year", "days": "day", "kvp": "kv"},
-}
-_NEGATION = re.compile(
-    r"\b(?:no|not|without|never|neither|nor|non|absent|absence|lacks?|lacking|excluded|\w+n't)\b|\bfree of\b|-free\b"
-)
-_AFTERWARDS = ("absent", "excluded", "-free")  # say that what stands before them is not there
-_EMPTY = """
-a an the of in on at to for from with is are was were be been being there any and or but this that it its as by i you we
-seen evidence sign signs shown present detected identified found do does did should must keep please image images has
-have into than
-"""
-_REACH = 5  # content words that a negation reaches over
-_GIVEN = r"\b(?:from|given|using|(?:on|of|with) (?:this|the given)|this|input|source)\s+(?:[\w-]+\s+){0,2}?"
-_WANTED = (
-    r"\b(?:to|into|as|synthesi[sz]e|generate|produce|create|predict|obtain|target)\s+"
-    r"(?:(?!from\b|this\b)[\w-]+\s+){0,3}?"
-)
+STAGE = "refine"
+_KINDS = {"question": "instruction", "text": "response"}
 
 
-def refine(pair: Pair, ask: Callable[[Messages], Reply], rounds: int = 2) -> tuple[Pair, str]:
-    """A pair whose ``question`` and ``text`` are a language model's rewriting of what templates gave.
+def noted(before: Pair, worded: Pair) -> Pair:
+    """A pair that templates worded, with those of its texts that it had not before in ``more["templates"]``."""
+    drawn = {name: getattr(worded, name) for name in _KINDS if getattr(worded, name) and not getattr(before, name)}
+    return replace(worded, more={**worded.more, "templates": drawn}) if drawn else worded
 
-    Each is taken only if :func:`lost` finds nothing; otherwise its template text stays.
+
+def from_templates(pair: Pair) -> bool:
+    """Whether a text of a pair is to be refined: one that still is what templates gave."""
+    return bool(_drawn(pair))
+
+
+def refine(pair: Pair, ask: Callable[[Messages], Reply], rounds: int = 3) -> tuple[Pair, Decision]:
+    """A pair whose texts of templates are in a language model's words.
+
+    Each is taken only if :func:`refinement_fault` finds nothing; otherwise it stays. What templates gave remains in
+    ``more["templates"]``, and the model's name goes to ``more["refined"]``.
 
     Args:
         ask: as :meth:`unimedvl.replies.KeptReplies.ask`.
         rounds: replies for each text, at most; one that fails is asked for again with the fault named.
 
     Returns:
-        The pair, and why a text of it stays as it was; empty if both are new.
+        The pair, kept if all its texts are new, flagged if one had to stay.
 
     Raises:
         ConfigError: the endpoint refuses whatever is asked.
+        UnreachedError: no reply came.
     """
-    changes: dict[str, str] = {}
-    reasons = []
-    for name, kind in (("question", "instruction"), ("text", "response")):
-        old = getattr(pair, name)
-        if not old.strip():
-            continue
-        reply, reason = ask_checked(ask, prompts.to_refine(kind, old), partial(refinement_fault, old), rounds)
-        if reply is None:
-            reasons.append(f"{kind}: {reason}")
+    new: dict[str, str] = {}
+    reasons, details, model = [], [], ""
+    for name, old in _drawn(pair).items():
+        kind, check = _KINDS[name], partial(refinement_fault, old, values=values_of(pair))
+        reply = ask_checked(ask, prompts.to_refine(kind, old), check, rounds)
+        if isinstance(reply, Problem):
+            reasons.append(f"{kind} {reply.kind}")
+            details.append(f"{kind}: {reply.text}")
         else:
-            changes[name] = prompts.bare(reply.text)
-    if not changes:
-        return pair, "; ".join(reasons) or "no text"
-    templates = {name: getattr(pair, name) for name in changes}
-    return replace(pair, **changes, more={**pair.more, "templates": templates}), "; ".join(reasons)
+            new[name], model = prompts.bare(reply.text), reply.model
+    made = replace(pair, **new, more={**pair.more, "refined": {"model": model}}) if new else pair
+    if reasons:
+        return made, Decision(pair.id, STAGE, "flag", ", ".join(reasons), "; ".join(details))
+    return made, Decision(pair.id, STAGE, "keep", "refined", f"by {model}")
 
 
-def refine_all(
-    pairs: Sequence[Pair], replies: KeptReplies, *, workers: int = 8, rounds: int = 2
-) -> list[tuple[Pair, str]]:
-    """:func:`refine` for each pair, in their order, several at a time.
+def _drawn(pair: Pair) -> dict[str, str]:
+    texts = pair.more.get("templates", {})
+    return {name: texts[name] for name in _KINDS if texts.get(name) and texts[name] == getattr(pair, name)}
 
-    Raises:
-        ConfigError: the endpoint refuses whatever is asked; replies that came are kept.
+
+def refinement_fault(old: str, text: str, values: Mapping[str, str] | None = None) -> str:
+    """What is wrong with a rewriting, as a clause; empty if nothing is.
+
+    Args:
+        values: facts of the pair, see :func:`unimedvl.data.curation.templates.values_of`. Those that stand in the old
+            text must stand in the new one, in the same words unless :mod:`unimedvl.data.curation.facts` knows others.
     """
-    return in_threads(lambda pair: refine(pair, replies.ask, rounds), pairs, workers)
-
-
-def refinement_fault(old: str, text: str) -> str:
-    """What is wrong with a rewriting, as a clause; empty if nothing is."""
     new = prompts.bare(text)
     if not new:
         return "it is empty"
@@ -197,108 +83,14 @@ def refinement_fault(old: str, text: str) -> str:
         return "it has several paragraphs"
     if old.count("<image>") != new.count("<image>"):
         return "the marks <image> are not the same"
-    return prompts.length_fault("it", new, len(old) // 3, 3 * len(old) + 100) or lost(old, new)
+    return (
+        prompts.length_fault("it", new, len(old) // 3, 3 * len(old) + 100) or lost(old, new) or _gone(old, new, values)
+    )
 
 
-def lost(old: str, new: str) -> str:
-    """The first fact in which two texts differ, as a clause; empty if they say the same as far as can be told.
-
-    Looked at are modalities and sequences, anatomy, sides and positions, which image is given and which is wanted,
-    numbers with units, and negations. A fact may neither vanish nor appear. Rewritings that are right but too free
-    are taken for wrong, never knowingly the other way round.
-    """
-    for kind, names in (("modality", _MODALITY), ("anatomy", _ANATOMY), ("position", _POSITION)):
-        one, two = _terms(old, names), _terms(new, names)
-        if fault := _difference(kind, one, two):
-            return fault
-    if fault := _difference("number", _numbers(old), _numbers(new)):
-        return fault
-    for modality in sorted(_terms(old, _MODALITY)):
-        one, two = _roles(old, modality), _roles(new, modality)
-        if one and two and not one & two:
-            return f"{modality} was {' and '.join(one)} and is now {' and '.join(two)}"
-    return _negation_fault(old, new)
-
-
-def sides(text: str) -> set[str]:
-    """``left`` and ``right``, as far as a text names them; ``bilateral`` is both."""
-    found = set(re.findall(r"\b(left|right|bilateral)", text.casefold()))
-    return {"left", "right"} if "bilateral" in found else found
-
-
-def _difference(kind: str, old: set[str], new: set[str]) -> str:
-    if gone := sorted(old - new):
-        return f"the {kind} {gone[0]!r} is lost"
-    if added := sorted(new - old):
-        return f"the {kind} {added[0]!r} is added"
+def _gone(old: str, new: str, values: Mapping[str, str] | None) -> str:
+    for name, value in (values or {}).items():
+        stands = name != "change" and not missing(old, {name: value})
+        if stands and own_words(value) - own_words(new):
+            return f"the {name.replace('_', ' ')} {value!r} is lost"
     return ""
-
-
-@lru_cache
-def _pattern(names: str) -> tuple[re.Pattern[str], dict[str, str]]:
-    """What finds the terms of a list, and the name of each."""
-    known = {}
-    for line in names.strip().splitlines():
-        name, _, rest = line.partition(": ")
-        known |= {_key(word): name for word in (name, *rest.split(", ")) if word}
-    words = (re.escape(word).replace("\\ ", r"[\s-]+") for word in sorted(known, key=len, reverse=True))
-    return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(words)})(?:s)?(?![a-z0-9])"), known
-
-
-def _key(word: str) -> str:
-    return re.sub(r"[\s-]+", " ", word.casefold())
-
-
-def _terms(text: str, names: str) -> set[str]:
-    pattern, known = _pattern(names)
-    return {_named(known, match[0]) for match in pattern.finditer(text.casefold())}
-
-
-def _numbers(text: str) -> set[str]:
-    found = set()
-    for number, unit in _NUMBER.findall(text.casefold()):
-        found.add(f"{number} {_UNITS.get(unit, unit)}".strip())
-    return found
-
-
-def _roles(text: str, modality: str) -> set[str]:
-    """Whether the image of a modality is the one ``given``, ``wanted``, or both; empty if it cannot be told."""
-    pattern, known = _pattern(_MODALITY)
-    marked = pattern.sub(lambda term: "@" if _named(known, term[0]) == modality else "#", text.casefold())
-    roles = {"given": _GIVEN, "wanted": _WANTED}
-    return {role for role, before in roles.items() if re.search(before + "@", marked)}
-
-
-def _named(known: dict[str, str], term: str) -> str:
-    key = _key(term)
-    return known.get(key) or known[key.removesuffix("s")]
-
-
-def _negation_fault(old: str, new: str) -> str:
-    """What is denied in one text must not be affirmed in the other, and something of it must be denied there too."""
-    one, two = _denied(old), _denied(new)
-    for reached, others, text, told in ((one, two, new, "is lost"), (two, one, old, "is added")):
-        denied = set().union(*others)
-        affirmed = set(_content(text)) - denied
-        for words in reached:
-            if words & affirmed or (not words & denied if words else not others):
-                about = sorted(words & affirmed) or sorted(words) or ["something"]
-                return f"the negation of {' '.join(about)!r} {told}"
-    return ""
-
-
-def _denied(text: str) -> list[set[str]]:
-    """The content words that each negation of a text reaches, without places."""
-    reached = []
-    for clause in re.split(r"[.;:!?](?:\s|$)|\bbut\b", text.casefold().replace("\u2019", "'")):
-        for found in _NEGATION.finditer(clause):
-            after, before = _content(clause[found.end() :])[:_REACH], _content(clause[: found.start()])[-_REACH:]
-            reached.append(set(before if found[0] in _AFTERWARDS else after or before))
-    return reached
-
-
-def _content(text: str) -> list[str]:
-    text = _NEGATION.sub(" ", text.casefold().replace("\u2019", "'"))
-    for places in (_ANATOMY, _POSITION):
-        text = _pattern(places)[0].sub(" ", text)
-    return [word.removesuffix("s") for word in re.findall(r"[a-z0-9]+", text) if word not in _EMPTY.split()]

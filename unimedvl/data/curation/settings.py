@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unimedvl.data.curation.alignment import AlignmentSettings
+from unimedvl.data.curation.authoring import AuthoringSettings
 from unimedvl.data.curation.coarse import CoarseSettings
+from unimedvl.data.curation.degradation import DegradationSettings
 from unimedvl.data.curation.duplicates import DuplicateSettings
 from unimedvl.data.curation.ingest import READERS, ReaderSettings
 from unimedvl.data.curation.privacy import PrivacySettings
 from unimedvl.data.curation.registration import RegistrationSettings
 from unimedvl.data.curation.selection import SelectionSettings
+from unimedvl.data.curation.templates import WordingSettings
 from unimedvl.errors import ConfigError
 
 
@@ -55,6 +59,7 @@ class CurateSettings:
         out: folder of the corpus; what is made on the way lies in ``work`` inside it.
         workers: processes, through Ray if more than one; the corpus does not depend on them.
         part_size: pairs that are worked on together.
+        files: name of the file, without suffix, for pairs of a subtask or family, where it is not that of the family.
     """
 
     sources: tuple[SourceSettings, ...] = ()
@@ -62,15 +67,21 @@ class CurateSettings:
     seed: int = 0
     workers: int = 1
     part_size: int = 500
+    files: dict[str, str] = field(default_factory=dict)
     coarse: CoarseSettings = field(default_factory=CoarseSettings)
+    degradation: DegradationSettings = field(default_factory=DegradationSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     registration: RegistrationSettings = field(default_factory=RegistrationSettings)
     duplicates: DuplicateSettings = field(default_factory=DuplicateSettings)
+    wording: WordingSettings = field(default_factory=WordingSettings)
     backends: BackendSettings = field(default_factory=BackendSettings)
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    authoring: AuthoringSettings = field(default_factory=AuthoringSettings)
 
     def __post_init__(self) -> None:
         for name in ("workers", "part_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where="curate", remedy="give 1 or more")
+        if wrong := next((name for name in self.files.values() if not re.fullmatch(r"[\w.-]+", name)), None):
+            raise ConfigError(f"files: {wrong!r}", where="curate", remedy="give a plain name, such as captions")

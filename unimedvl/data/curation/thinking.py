@@ -9,11 +9,13 @@ from dataclasses import replace
 from functools import partial
 
 from unimedvl.data.curation import prompts
+from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.pairs import Pair
 from unimedvl.endpoint import Messages, Reply
 from unimedvl.errors import DataError
-from unimedvl.replies import KeptReplies, ask_checked, in_threads
+from unimedvl.replies import Problem, ask_checked
 
+STAGE = "reason"
 Same = Callable[[str, str], bool]
 
 _THOUGHTS = (40, 3000)  # characters, as below
@@ -26,54 +28,53 @@ _LETTER = re.compile(r"\(?([A-Ja-j])(?:\)|[.:](?=\s|\Z)|(?=\s*\Z))[.:]?\s*(.*)",
 _BEFORE = re.compile(r"\A(?:so,?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option)(?:\s+is)?\s*:?\s+", re.I)
 
 
+def answered(pair: Pair) -> bool:
+    """Whether a pair is to get reasoning: a question with a short answer, for training, without reasoning so far."""
+    asked = pair.family == "understanding" and pair.question.strip() and "turns" not in pair.more
+    fits = _ANSWER[0] <= len(pair.text.strip()) <= _ANSWER[1] and "<think>" not in pair.text
+    return bool(asked) and fits and pair.split in ("", "train")
+
+
 def think(
-    pair: Pair, ask: Callable[[Messages], Reply], *, same: Same | None = None, rounds: int = 3
-) -> tuple[Pair, str]:
+    pair: Pair, ask: Callable[[Messages], Reply], rounds: int = 3, *, same: Same | None = None
+) -> tuple[Pair, Decision]:
     """A pair whose ``text`` is reasoning before the answer that it had: ``<think>…</think> answer``.
 
     The model is not told the answer. What it answers must be the same; a wrong answer is not asked for again, since
-    guessing until it fits would keep reasoning that leads elsewhere.
+    guessing until it fits would keep reasoning that leads elsewhere. What it answered and its name go to
+    ``more["reasoning"]``.
 
     Args:
         ask: as :meth:`unimedvl.replies.KeptReplies.ask`.
-        same: whether an answer says what the truth says; by default :func:`same_answer` with the question's options.
         rounds: replies, at most; one of another form is asked for again with the fault named.
+        same: whether an answer says what the truth says; by default :func:`same_answer` with the question's options.
 
     Returns:
-        The new pair and an empty text; or the pair as it was and the reason.
+        The new pair, kept; or the pair as it was, flagged.
 
     Raises:
         ConfigError: the endpoint refuses whatever is asked.
+        UnreachedError: no reply came.
     """
-    if not (pair.question.strip() and pair.text.strip()):
-        return pair, "no question with an answer"
-    if "<think>" in pair.text:
-        return pair, "the answer has reasoning already"
+
+    def failed(reason: str, detail: str) -> tuple[Pair, Decision]:
+        return pair, Decision(pair.id, STAGE, "flag", reason, detail)
+
     options = options_of(pair)
     try:
         messages = prompts.to_reason(pair.question, pair.images, _form(pair, options))
     except DataError as error:
-        return pair, f"image: {error}"
-    reply, reason = ask_checked(ask, messages, reasoning_fault, rounds)
-    if reply is None:
-        return pair, f"reasoning: {reason}"
+        return failed("unreadable image", str(error))
+    reply = ask_checked(ask, messages, reasoning_fault, rounds)
+    if isinstance(reply, Problem):
+        return failed(f"reasoning {reply.kind}", reply.text)
     thoughts, answer, _ = prompts.planned(reply.text)
     same = same or partial(same_answer, options=options)
     if not same(answer, pair.text):
-        return pair, f"another answer: {answer[:80]!r}"
+        return failed("another answer", repr(answer[:80]))
     text = f"<think>{thoughts}</think> {pair.text.strip()}"
-    return replace(pair, text=text, more={**pair.more, "reasoning": {"model": reply.model, "answer": answer}}), ""
-
-
-def think_all(
-    pairs: Sequence[Pair], replies: KeptReplies, *, same: Same | None = None, workers: int = 8, rounds: int = 3
-) -> list[tuple[Pair, str]]:
-    """:func:`think` for each pair, in their order, several at a time.
-
-    Raises:
-        ConfigError: the endpoint refuses whatever is asked; replies that came are kept.
-    """
-    return in_threads(lambda pair: think(pair, replies.ask, same=same, rounds=rounds), pairs, workers)
+    more = {**pair.more, "reasoning": {"model": reply.model, "answer": answer}}
+    return replace(pair, text=text, more=more), Decision(pair.id, STAGE, "keep", "reasoned", f"by {reply.model}")
 
 
 def reasoning_fault(text: str) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.unit.data.curation.fake_endpoint import serving, settings, text_of
 from unimedvl.data.curation import backends
-from unimedvl.data.curation.backends import EndpointCaptioner, captioner, image_text_scorer, text_embedder
+from unimedvl.data.curation.backends import EndpointCaptioner, address_of, captioner, image_text_scorer, text_embedder
+from unimedvl.endpoint import Endpoint, UnreachedError
 from unimedvl.errors import ConfigError, DataError
+from unimedvl.replies import KeptReplies
 
 TEXTS = ["a chest", "brain of a hand chest", "a", "hand"]
 
@@ -136,41 +138,61 @@ def test_a_model_that_is_none(tmp_path):
         text_embedder(f"transformers:{tmp_path}").embed(["a"])
 
 
-class Remembering:
-    """Stands in for an endpoint."""
-
-    def __init__(self):
-        self.asked = []
-
-    def ask(self, messages, *, seed=None):
-        self.asked.append((messages, seed))
-        return SimpleNamespace(text=f" reply {len(self.asked)}\n")
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(lambda messages: f" said {text_of(messages[-1])}\n") as server:
+        yield server
 
 
-def test_captions_of_an_endpoint():
-    stand_in = Remembering()
-    asker = EndpointCaptioner("http://localhost/v1", "m", stand_in)
-    written = asker.captions([picture(0), picture(1)], ["p", "q"], 3, 0)
-    assert written == [["reply 1", "reply 2", "reply 3"], ["reply 4", "reply 5", "reply 6"]]
-    assert len({seed for _, seed in stand_in.asked}) == 6
-    parts = stand_in.asked[0][0][0]["content"]
-    assert {part["type"] for part in parts} == {"text", "image_url"}
-    alone = Remembering()
-    EndpointCaptioner("http://localhost/v1", "m", alone).captions([picture(1)], ["q"], 3, 0)
-    assert alone.asked == stand_in.asked[3:]
-    other = Remembering()
-    EndpointCaptioner("http://localhost/v1", "m", other).captions([picture(1)], ["q"], 3, 1)
-    assert other.asked != alone.asked
+def test_captions_of_an_endpoint_are_asked_for_once(server, tmp_path):
+    images, keys = [picture(0), picture(1)], ["p", "q"]
+    for threads in (4, 1):
+        with KeptReplies(Endpoint(**settings(server)), tmp_path / "captions.jsonl") as kept:
+            written = EndpointCaptioner(kept, threads).captions(images, keys, 3, 0)
+            assert [len(set(own)) for own in written] == [3, 3]
+            assert all(text.startswith("said ") and not text.endswith("\n") for own in written for text in own)
+    assert len(server.bodies) == 6
+    assert len({body["seed"] for body in server.bodies}) == 6
+    assert all(0 <= body["seed"] < 2**31 for body in server.bodies)
+    assert {part["type"] for part in server.bodies[0]["messages"][0]["content"]} == {"text", "image_url"}
+    with KeptReplies(Endpoint(**settings(server)), tmp_path / "captions.jsonl") as kept:
+        # The same for the same key and seed, whatever else there is; not for another seed.
+        EndpointCaptioner(kept).captions(images[1:], keys[1:], 3, 0)
+        assert len(server.bodies) == 6
+        EndpointCaptioner(kept).captions(images[1:], keys[1:], 3, 1)
+        assert len(server.bodies) == 9
+
+
+def test_a_caption_that_is_refused_is_empty_and_one_that_does_not_come_an_error(server, tmp_path):
+    faults = {"Describe": "400", "Write": "broken"}
+    server.fault = lambda text, before: faults.get(text.split()[0])
+    with KeptReplies(Endpoint(**settings(server)), tmp_path / "captions.jsonl") as kept:
+        ((first, second, third),) = EndpointCaptioner(kept).captions([picture(0)], ["p"], 3, 0)
+        assert (first, second) == ("", "")
+        assert third.startswith("said Say")
+        faults["Name"] = "503"
+        with pytest.raises(UnreachedError, match="2 of 2 images got no reply"):
+            EndpointCaptioner(kept).captions([picture(0), picture(1)], ["p", "q"], 4, 0)
+        assert kept.cost.asked == 2
 
 
 def test_words(sentences, dual):
-    made = captioner("endpoint:https://host:8000/v1#org/model-27b")
-    assert (made.url, made.model) == ("https://host:8000/v1", "org/model-27b")
-    assert made.name == "endpoint:https://host:8000/v1#org/model-27b"
+    assert address_of("endpoint:https://host:8000/v1#org/model-27b") == ("https://host:8000/v1", "org/model-27b")
+    assert address_of("unimedvl:bundled") is None
     assert captioner("unimedvl:bundled").name == "unimedvl:bundled"
     assert image_text_scorer("") is None
-    for one in (made, text_embedder(f"transformers:{sentences}"), image_text_scorer(f"transformers:{dual}")):
+    for one in (captioner("unimedvl:bundled"), text_embedder(f"transformers:{sentences}")):
         assert pickle.loads(pickle.dumps(one)).name == one.name
+    scorer = image_text_scorer(f"transformers:{dual}")
+    assert scorer is not None
+    assert pickle.loads(pickle.dumps(scorer)).name == scorer.name
+
+
+def test_the_name_of_an_endpoint(tmp_path):
+    with KeptReplies(Endpoint("https://host/v1", "m"), tmp_path / "captions.jsonl") as kept:
+        assert EndpointCaptioner(kept).name == "endpoint:https://host/v1#m"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +200,11 @@ def test_words(sentences, dual):
     [
         (captioner, "medgemma"),
         (captioner, "unimedvl:"),
-        (captioner, "endpoint:http://host/v1"),
+        (captioner, "endpoint:http://host/v1#m"),
         (captioner, "transformers:/x"),
+        (address_of, "endpoint:http://host/v1"),
+        (address_of, "endpoint:#m"),
+        (address_of, "medgemma"),
         (text_embedder, "e5"),
         (text_embedder, "unimedvl:bundled"),
         (text_embedder, "transformers:/no/such/directory"),
@@ -188,5 +213,5 @@ def test_words(sentences, dual):
     ],
 )
 def test_words_that_are_none(chosen, spec):
-    with pytest.raises(ConfigError, match="; (use|write|give) "):
+    with pytest.raises(ConfigError, match="; (use|write|give|ask) "):
         chosen(spec)

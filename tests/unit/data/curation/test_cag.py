@@ -1,29 +1,22 @@
-"""The three steps of Caption Augmented Generation against a server that errs in form, in fact and in transport."""
+"""The three steps of Caption Augmented Generation with models that err in form and in fact."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.unit.data.curation.fake_endpoint import FAULTS, serving, settings, text_of
-from unimedvl.data.curation.cag import augment, augment_all, description_fault, instruction_fault, response_fault
+from tests.unit.data.curation.fake_endpoint import text_of
+from unimedvl.data.curation.cag import augment, captioned, description_fault, instruction_fault, response_fault
+from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.pairs import Pair
-from unimedvl.data.curation.prompts import observation, refusal
-from unimedvl.endpoint import Endpoint, Reply, UnreachedError
+from unimedvl.data.curation.prompts import observation, refusal, version
+from unimedvl.endpoint import RefusedError, Reply, UnreachedError, UnusableError
 from unimedvl.errors import ConfigError
-from unimedvl.replies import KeptReplies
 
-ROOT = Path(__file__).parents[4]
 DESCRIPTION = """Technique: frontal view of the chest, upright, moderate exposure.
 Anatomy: both lungs, heart, mediastinum, diaphragm and the bony thorax.
 Findings: a homogeneous opacity in the left lower zone with a meniscus, about a third of the height.
@@ -43,11 +36,6 @@ def step_of(messages):
 
 MARKS = {"description": "on four levels", "instruction": "Begin with these words exactly", "response": "that draws"}
 GOOD = {"description": DESCRIPTION, "instruction": INSTRUCTION, "response": RESPONSE}
-
-
-def number_of(messages):
-    """The pair that a conversation is about, which every text of these tests carries."""
-    return int(re.search(r"#(\d+)", text_of(messages[0]))[1])
 
 
 @pytest.fixture
@@ -72,8 +60,8 @@ class Model:
 
 def test_a_pair_is_augmented_in_three_steps(pair):
     model = Model()
-    made, reason = augment(pair, model)
-    assert reason == ""
+    made, decision = augment(pair, model)
+    assert decision == Decision("0", "augment", "keep", "augmented", "by m-1")
     assert (made.question, made.text) == (INSTRUCTION, RESPONSE)
     assert made.more == {"row": 1, "caption": CAPTION, "cag": {"description": DESCRIPTION, "model": "m-1"}}
     assert replace(made, question="", text=CAPTION, more={"row": 1}) == pair
@@ -84,7 +72,8 @@ def test_a_pair_is_augmented_in_three_steps(pair):
     assert json.dumps(CAPTION) in second[0]["content"]
     assert json.dumps(DESCRIPTION) in second[0]["content"]
     assert json.dumps(INSTRUCTION) in third[0]["content"]
-    assert augment(made, model) == (made, "is augmented already")
+    assert captioned(pair)
+    assert not captioned(made)
 
 
 def test_replies_are_unwrapped(pair):
@@ -93,16 +82,16 @@ def test_replies_are_unwrapped(pair):
         instruction=[f'"{INSTRUCTION.replace("chest X-ray", "Chest x-ray", 1)}"'],
         response=[f"<think>\n{PLAN}\n</think>\n\n{CLOSING}\n"],
     )
-    made, reason = augment(pair, model)
-    assert (made.question, made.text, reason) == (INSTRUCTION, RESPONSE, "")
+    made, decision = augment(pair, model)
+    assert (made.question, made.text, decision.action) == (INSTRUCTION, RESPONSE, "keep")
     assert made.more["cag"]["description"] == DESCRIPTION
 
 
 @pytest.mark.parametrize("step", list(GOOD))
 def test_a_fault_is_named_and_mended(pair, step):
     model = Model(**{step: ["I'm sorry, I can't help with that.", "In this image there is a lung.", GOOD[step]]})
-    made, reason = augment(pair, model)
-    assert reason == ""
+    made, decision = augment(pair, model)
+    assert decision.action == "keep"
     assert made.question == INSTRUCTION
     asked = [messages for name, messages in model.asked if name == step]
     assert [len(messages) for messages in asked] == [1, 3, 5]
@@ -113,42 +102,71 @@ def test_a_fault_is_named_and_mended(pair, step):
 @pytest.mark.parametrize("step", list(GOOD))
 def test_a_lasting_fault_leaves_the_pair_and_ends_the_steps(pair, step):
     model = Model(**{step: ["no"]})
-    assert augment(pair, model, rounds=2)[0] is pair
-    again, reason = augment(pair, model, rounds=2)
-    assert again is pair
-    assert reason.startswith(f"{step}: ")
-    assert reason.endswith("(after 2 replies)")
+    same, decision = augment(pair, model, rounds=2)
+    assert same is pair
+    assert (decision.action, decision.reason) == ("flag", f"{step} faulty")
+    assert decision.detail.endswith("(after 2 replies)")
     assert model.asked[-1][0] == step
 
 
-def test_no_reply_leaves_the_pair_and_a_refused_key_ends_the_run(pair):
-    def gone(messages):
-        raise UnreachedError("gone", remedy="wait")
+@pytest.mark.parametrize("step", list(GOOD))
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(RefusedError("too long", remedy="cut"), "refused"), (UnusableError("babble", remedy="ask"), "garbled")],
+)
+def test_what_the_endpoint_says_of_one_request_is_flagged(pair, step, error, kind):
+    model = Model()
 
-    assert augment(pair, gone) == (pair, "description: endpoint: gone; wait")
+    def ask(messages):
+        if step_of(messages) == step:
+            raise error
+        return model(messages)
 
-    def refused(messages):
-        raise ConfigError("no key", remedy="set it")
+    assert augment(pair, ask) == (pair, Decision("0", "augment", "flag", f"{step} {kind}", str(error)))
 
-    with pytest.raises(ConfigError):
-        augment(pair, refused)
+
+@pytest.mark.parametrize("error", [UnreachedError("gone", remedy="wait"), ConfigError("no key", remedy="set it")])
+def test_no_reply_and_a_refused_key_are_no_decision(pair, error):
+    def ask(messages):
+        raise error
+
+    with pytest.raises(type(error), match=error.problem):
+        augment(pair, ask)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ({"text": " "}, "no caption"),
         ({"target": ""}, "no image"),
         ({"modality": ""}, "no modality"),
-        ({"target": "/none.png"}, "image: no such file"),
+        ({"target": "/none.png"}, "unreadable image"),
     ],
 )
-def test_pairs_that_cannot_be_asked(pair, change, told):
+def test_pairs_that_cannot_be_asked(pair, change, reason):
     model, pair = Model(), replace(pair, **change)
-    same, reason = augment(pair, model)
+    same, decision = augment(pair, model)
     assert same is pair
-    assert reason.startswith(told)
+    assert (decision.action, decision.reason) == ("flag", reason)
     assert not model.asked
+
+
+@pytest.mark.parametrize(
+    ("change", "is_one"),
+    [
+        ({}, True),
+        ({"modality": ""}, True),  # is told what it lacks
+        ({"family": "understanding"}, False),
+        ({"question": "Draw it."}, False),
+        ({"more": {"turns": [["human", "a"], ["gpt", "b"], ["human", "c"]]}}, False),
+    ],
+)
+def test_which_pairs_are_augmented(pair, change, is_one):
+    assert captioned(replace(pair, **change)) is is_one
+
+
+def test_prompts_have_versions():
+    assert len({version(stage) for stage in ("augment", "reason", "refine")}) == 3
 
 
 @pytest.mark.parametrize(
@@ -266,113 +284,3 @@ def test_refusals(text):
 @pytest.mark.parametrize("text", ["The mass cannot be delineated", "unable to see the border is typical", "I place it"])
 def test_no_refusals(text):
     assert not refusal(text)
-
-
-def pairs_of(folder, count):
-    """Pairs of different images; the number goes through all three steps."""
-    made = []
-    for number in range(count):
-        Image.new("RGB", (40, 40), (number, 9, 9)).save(folder / f"{number}.png")
-        made.append(Pair(str(number), "s", "t2i", text=f"Left effusion #{number}", modality="CXR",
-                         target=str(folder / f"{number}.png")))  # fmt: skip
-    return made
-
-
-def answer(messages):
-    """Good texts that carry the pair's number; every third pair's instruction is wrong at first, #7's always."""
-    step = step_of(messages)
-    if step == "description":
-        return DESCRIPTION
-    number = number_of(messages)
-    if step == "instruction" and (number == 7 or (number % 3 == 0 and len(messages) == 1)):
-        return f"The image shows #{number}"
-    return GOOD[step].replace("effusion", f"effusion #{number}")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    with serving(answer) as server:
-        yield server
-
-
-def check(done, count):
-    for number, (pair, reason) in enumerate(done):
-        assert pair.id == str(number)
-        if number == 7:
-            assert pair.text == "Left effusion #7"
-            assert "instruction: it speaks about looking" in reason
-        else:
-            assert reason == ""
-            assert f"effusion #{number} " in pair.question
-            assert pair.text.startswith("<think>")
-    assert len(done) == count
-
-
-REQUESTS = 12 * 3 + 4 - 1 + 2  # 0, 3, 6 and 9 need a second instruction; 7 needs two more and gets no response
-
-
-def test_a_bad_server_loses_nothing_and_is_asked_nothing_twice(server, tmp_path):
-    pairs = pairs_of(tmp_path, 12)
-    # Two faults before each good answer, of all kinds; three attempts.
-    server.fault = lambda text, before: FAULTS[(len(text) + before) % len(FAULTS)] if before < 2 else None
-    results = []
-    for workers in (4, 1):
-        with KeptReplies(Endpoint(**settings(server)), tmp_path / "r.jsonl") as kept:
-            results.append(augment_all(pairs, kept, workers=workers))
-    check(results[0], 12)
-    assert results[0] == results[1]
-    assert set(server.answered.values()) == {1}
-    assert server.answered.total() == REQUESTS
-    assert server.asked.total() == 3 * REQUESTS
-
-
-def test_pairs_without_a_reply_are_told_and_asked_in_the_next_run(server, tmp_path):
-    pairs = pairs_of(tmp_path, 12)
-    server.fault = lambda text, before: "503" if "#4" in text and "that draws" in text else None
-    with KeptReplies(Endpoint(**settings(server)), tmp_path / "r.jsonl") as kept:
-        done = augment_all(pairs, kept, workers=4)
-    assert done[4][0] == pairs[4]
-    assert done[4][1].startswith("response: endpoint: the endpoint does not answer after 3 attempts: HTTP 503")
-    server.fault = lambda text, before: None
-    before = server.asked.total()
-    with KeptReplies(Endpoint(**settings(server)), tmp_path / "r.jsonl") as kept:
-        check(augment_all(pairs, kept, workers=4), 12)
-    assert server.asked.total() == before + 1
-    assert set(server.answered.values()) == {1}
-
-
-CHILD = """
-import json, sys
-from pathlib import Path
-from tests.unit.data.curation.test_cag import pairs_of
-from unimedvl.data.curation.cag import augment_all
-from unimedvl.endpoint import Endpoint
-from unimedvl.replies import KeptReplies
-folder = Path(sys.argv[2])
-with KeptReplies(Endpoint(**json.loads(sys.argv[1])), folder / "r.jsonl") as kept:
-    augment_all(pairs_of(folder, 12), kept, workers=4)
-"""
-
-
-def test_a_killed_build_goes_on_with_the_rest(server, tmp_path):
-    server.hold = 17
-    patient = {**settings(server), "timeout": 60}
-    child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(patient), str(tmp_path)], cwd=ROOT)
-    journal, deadline = tmp_path / "r.jsonl", time.monotonic() + 240
-    try:
-        while not (journal.exists() and journal.read_bytes().count(b"\n") == 17 and server.asked.total() == 21):
-            assert child.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    server.hold = None
-    with KeptReplies(Endpoint(**patient), journal) as kept:
-        check(augment_all(pairs_of(tmp_path, 12), kept, workers=4), 12)
-        assert kept.cost.asked == REQUESTS - 17
-    assert set(server.answered.values()) == {1}
-    assert server.answered.total() == REQUESTS
-    assert server.asked.total() == REQUESTS + 4  # those that were under way at the kill

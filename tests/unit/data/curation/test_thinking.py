@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.unit.data.curation.fake_endpoint import FAULTS, serving, settings, text_of
+from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.pairs import Pair
-from unimedvl.data.curation.thinking import options_of, reasoning_fault, same_answer, think, think_all
-from unimedvl.endpoint import Endpoint, Reply, UnreachedError
-from unimedvl.replies import KeptReplies
+from unimedvl.data.curation.thinking import answered, options_of, reasoning_fault, same_answer, think
+from unimedvl.endpoint import Reply, UnreachedError
 
 THOUGHTS = "The left lower zone is opaque with a meniscus, which fluid makes; so the answer is effusion."
 OPTIONS = ("Effusion", "Pneumothorax", "Lung mass", "E. coli")
@@ -124,14 +123,15 @@ def test_the_right_answer_keeps_its_reasoning_and_the_truth_its_words(pair):
         asked.append(messages)
         return Reply(f"<think>\n{THOUGHTS}\n</think>\n\nA. effusion", model="m-1")
 
-    made, reason = think(pair, ask)
-    assert reason == ""
+    made, decision = think(pair, ask)
+    assert decision == Decision("0", "reason", "keep", "reasoned", "by m-1")
     assert made.text == f"<think>{THOUGHTS}</think> Effusion"
     assert made.more == {"reasoning": {"model": "m-1", "answer": "A. effusion"}}
     (image, text) = asked[0][0]["content"]
     assert image["type"] == "image_url"
     assert '"What is in the left lung? A. Effusion B. Mass"' in text["text"]
-    assert think(made, ask) == (made, "the answer has reasoning already")
+    assert answered(pair)
+    assert not answered(made)
 
 
 def test_a_wrong_answer_is_not_asked_again(pair):
@@ -139,53 +139,54 @@ def test_a_wrong_answer_is_not_asked_again(pair):
 
     def ask(messages):
         asked.append(messages)
-        return Reply(f"<think>{THOUGHTS}</think> B")
+        return Reply(f"<think>{THOUGHTS}</think> B", model="m-1")
 
-    assert think(pair, ask) == (pair, "another answer: 'B'")
+    assert think(pair, ask) == (pair, Decision("0", "reason", "flag", "another answer", "'B'"))
     assert len(asked) == 1
 
 
 def test_the_comparison_can_be_replaced(pair):
-    made, reason = think(pair, lambda messages: Reply(f"<think>{THOUGHTS}</think> fluid"), same=lambda one, two: True)
-    assert (made.text, reason) == (f"<think>{THOUGHTS}</think> Effusion", "")
+    made, decision = think(pair, lambda messages: Reply(f"<think>{THOUGHTS}</think> fluid"), same=lambda *_: True)
+    assert (made.text, decision.action) == (f"<think>{THOUGHTS}</think> Effusion", "keep")
 
 
-def test_pairs_that_cannot_be_asked(pair, tmp_path):
+def test_an_image_that_cannot_be_read_is_flagged_without_asking(pair, tmp_path):
     def never(messages):
         raise AssertionError
 
-    assert think(replace(pair, text=" "), never)[1] == "no question with an answer"
-    bad, reason = think(replace(pair, images=(str(tmp_path / "none.png"),)), never)
-    assert reason.startswith("image: no such file")
-    assert bad.text == "Effusion"
+    bad = replace(pair, images=(str(tmp_path / "none.png"),))
+    same, decision = think(bad, never)
+    assert same is bad
+    assert (decision.action, decision.reason) == ("flag", "unreadable image")
 
 
-def test_no_reply_leaves_the_pair(pair):
+def test_a_lasting_fault_is_flagged(pair):
+    same, decision = think(pair, lambda messages: Reply("Effusion"), rounds=2)
+    assert same is pair
+    assert (decision.reason, decision.detail) == ("reasoning faulty", "it has no <think> (after 2 replies)")
+
+
+def test_no_reply_is_no_decision(pair):
     def gone(messages):
         raise UnreachedError("gone", remedy="wait")
 
-    assert think(pair, gone) == (pair, "reasoning: endpoint: gone; wait")
+    with pytest.raises(UnreachedError):
+        think(pair, gone)
 
 
-def test_many_pairs_through_a_bad_server(pair, tmp_path, monkeypatch):
-    """A third is answered in a wrong form first, a third wrongly; every request may meet a fault."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def answer(messages):
-        number = int(text_of(messages[0]).split("#")[1].split('"')[0])
-        if number % 3 == 1:
-            return f"<think>{THOUGHTS}</think> Mass"
-        return "Effusion" if number % 3 == 2 and len(messages) == 1 else f"<think>{THOUGHTS}</think> Effusion"
-
-    pairs = [replace(pair, id=str(n), question=f"What is it? #{n}") for n in range(18)]
-    with serving(answer) as server:
-        server.fault = lambda text, before: FAULTS[len(text) % len(FAULTS)] if before == 0 else None
-        results = []
-        for workers in (1, 4):
-            with KeptReplies(Endpoint(**settings(server)), tmp_path / "r.jsonl") as kept:
-                results.append(think_all(pairs, kept, workers=workers))
-        assert results[0] == results[1]
-        assert [reason for _, reason in results[0]] == ["", "another answer: 'Mass'", ""] * 6
-        assert server.asked.total() == 2 * (18 + 6)  # one fault each
-        assert set(server.answered.values()) == {1}
+@pytest.mark.parametrize(
+    ("change", "is_one"),
+    [
+        ({}, True),
+        ({"split": "train"}, True),
+        ({"split": "test"}, False),
+        ({"split": "validation"}, False),
+        ({"family": "t2i"}, False),
+        ({"question": " "}, False),
+        ({"text": " "}, False),
+        ({"text": "A report of several sentences. " * 20}, False),  # no reply could be compared with it
+        ({"more": {"turns": [["human", "a"], ["gpt", "b"], ["human", "c"]]}}, False),
+    ],
+)
+def test_which_pairs_get_reasoning(pair, change, is_one):
+    assert answered(replace(pair, **change)) is is_one
