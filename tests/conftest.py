@@ -50,6 +50,16 @@ def tiny_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
+def unimed_mini(tmp_path_factory):
+    """UniMed-Mini as it was just built; tests that change something copy it."""
+    for module in ("skimage", "nilearn", "data_store", "wsidicom_data"):
+        pytest.importorskip(module)
+    from unimedvl.data.mini.build import build
+
+    return build(tmp_path_factory.mktemp("mini") / "data")
+
+
+@pytest.fixture(scope="session")
 def golden() -> SimpleNamespace:
     """``tensors`` and ``values`` computed by the published implementation, ``settings`` and ``samples``."""
 

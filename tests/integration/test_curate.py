@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from PIL import Image, ImageDraw
 
 from unimedvl.data.curation.audit.dimensions import DIMENSIONS
 from unimedvl.data.curation.audit.page import FORMAT, read_sheet
-from unimedvl.data.curation.settings import CurateSettings
 from unimedvl.data.sources import Source
-from unimedvl.settings import override
 
 LIMIT = 240
 COUNT = 60
@@ -148,7 +145,7 @@ def test_card_and_manifest(corpus):
     assert "| scans |" in card
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["rows"]["test/t2i.jsonl"] == 6
-    assert set(manifest["files"]) == set(manifest["rows"])
+    assert set(manifest["files"]) == {*manifest["rows"], "images.jsonl"}
 
 
 def test_killed_and_resumed_is_the_same(raw, corpus, tmp_path):
@@ -217,8 +214,3 @@ def test_errors_are_one_line(words, told, tmp_path):
     words = [word.replace("/tmp/never", str(tmp_path)) for word in words]
     said = curate(*words, code=2).stderr.strip().splitlines()
     assert told in said[-1]
-
-
-def test_the_config_that_ships_can_be_read():
-    settings = override(CurateSettings(), (), Path(__file__).parents[2] / "configs" / "curation" / "mini.yaml")
-    assert [source.settings.split for source in settings.sources] == ["train", "validation", "test"]

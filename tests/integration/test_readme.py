@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimedvl.data.mini import build
-
 ROOT = Path(__file__).parents[2]
 LIMIT = 400  # seconds for one command on a busy machine
 SLOW = (
@@ -85,7 +83,7 @@ def shortened(command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
+def desk(tmp_path_factory, unimed_mini):
     """A copy of the repository with the files that the README speaks of."""
     desk = tmp_path_factory.mktemp("readme") / "repository"
     desk.mkdir()
@@ -115,7 +113,7 @@ def desk(tmp_path_factory):
     (desk / "Slake1.0" / "imgs" / "x1").mkdir(parents=True)
     Image.open(desk / "a.png").save(desk / "Slake1.0" / "imgs" / "x1" / "source.jpg")
     (desk / "Slake1.0" / "test.json").write_text(json.dumps([slake]))
-    build(desk / "data" / "mini")
+    shutil.copytree(unimed_mini.folder, desk / "data" / "mini")
     bin_ = desk / "standins"
     bin_.mkdir()
     for name, script in STANDINS.items():

@@ -181,9 +181,11 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from unimedvl.data.mini import build
+    from functools import partial
 
-    print(build(options.out, options.seed))
+    from unimedvl.data.mini.build import build
+
+    print(build(options.out, options.seed, partial(_bar, hidden=False)))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
@@ -254,8 +253,8 @@ class MiniEvaluation:
 
 
 def data_hash(folder: Path) -> str:
-    """Of UniMed-Mini: that of its manifest, which holds the hash of every file."""
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:16]
+    """Of UniMed-Mini: what its manifest says, from the hashes of all files."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"][:16]
 
 
 def _share(classifier: Classifier, images: Sequence[tuple[str, Image.Image]]) -> float:

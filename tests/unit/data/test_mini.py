@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -15,17 +16,19 @@ pytest.importorskip("nilearn")
 pytest.importorskip("data_store")
 pytest.importorskip("wsidicom_data")
 
-from unimedvl.data.mini import build
-from unimedvl.data.mini.build import SPLITS, TASKS
+from unimedvl.data.curation.pairs import SPLITS
+from unimedvl.data.curation.settings import CurateSettings
+from unimedvl.data.mini.build import TASKS, _make_room, build, settings_of
 from unimedvl.data.mini.dialogues import facts
 from unimedvl.data.mini.views import SIDE, VOLUME, bands, block_split, check_tissues
 from unimedvl.data.sources import Source
 from unimedvl.errors import DataError
+from unimedvl.settings import override
 
 
 @pytest.fixture(scope="module")
-def mini(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("mini") / "data")
+def mini(unimed_mini):
+    return unimed_mini
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,32 @@ def pixels(mini, split, reference):
     return np.asarray(Image.open(mini.folder / split / reference["path"])).astype(int)
 
 
-def test_built_twice_it_is_the_same(mini, tmp_path):
+def test_built_twice_it_is_the_same(mini, tmp_path, monkeypatch):
     shutil.copytree(mini.folder, tmp_path / "again")
-    again = build(tmp_path / "again")  # over an earlier build
+    monkeypatch.chdir(tmp_path / "again")
+    again = build(".")  # over an earlier build, which lay elsewhere
+    assert again.folder == tmp_path / "again"
     assert again.digest == mini.digest
     one, two = (json.loads((built.folder / "manifest.json").read_text()) for built in (mini, again))
     assert one["files"] == two["files"]
+    assert {"images.jsonl", "tokenizer/tokenizer.json", "test/staining.jsonl"} <= one["files"].keys()
+
+
+def test_built_where_it_stands_nothing_is_done_again(mini):
+    parts = {path: path.stat().st_mtime_ns for path in (mini.folder / "work").rglob("part-*.parquet")}
+    assert build(mini.folder).digest == mini.digest
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+def test_the_config_for_the_command_line_says_the_same(mini):
+    """But for the files by task, and where things lie."""
+    config = override(CurateSettings(), [f"out={mini.folder}"], Path("configs/curation/mini.yaml"))
+    own = settings_of(mini.folder)
+    source = replace(config.sources[0].settings, images_out=own.sources[0].settings.images_out)
+    assert source == own.sources[0].settings
+    wording = replace(config.wording, file=Path(str(config.wording.file)).resolve())
+    changed = {"files": own.files, "sources": own.sources, "wording": wording}
+    assert replace(config, **changed) == own
 
 
 def test_a_folder_with_something_else_is_kept(tmp_path):
@@ -56,10 +79,14 @@ def test_a_folder_with_something_else_is_kept(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "x"
 
 
-def test_built_where_one_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert build(".").folder == tmp_path
-    assert (tmp_path / "manifest.json").is_file()
+def test_an_earlier_version_makes_room(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "old.png").write_text("x")
+    (tmp_path / "images" / "mine.png").write_text("x")
+    manifest = {"name": "UniMed-Mini", "version": 1, "files": {"images/old.png": "0" * 64}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    _make_room(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["mine.png"]
 
 
 def test_six_modalities_and_every_task_in_every_split(mini, index):
@@ -69,7 +96,7 @@ def test_six_modalities_and_every_task_in_every_split(mini, index):
     for split in SPLITS:
         for task in TASKS:
             assert rows(mini, split, task), (split, task)
-    assert sum(item["source"] == VOLUME for item in index) > 150
+    assert sum(item["source"].endswith(VOLUME) for item in index) > 150
 
 
 def test_every_row_is_a_record_whose_images_are_there(mini):
@@ -85,7 +112,7 @@ def test_no_test_pixel_is_in_training(index):
     """Regions of different splits are apart: boxes do not touch, frames and slices of a plane keep their gap."""
     by_place = defaultdict(list)
     for item in index:
-        region = item["region"]
+        region = item["facts"]["region"]
         by_place[item["source"], region.get("axis")].append((item["split"], region))
     for (source, _), regions in by_place.items():
         for split, region in regions:
@@ -103,7 +130,8 @@ def test_no_test_pixel_is_in_training(index):
 
 def test_planes_do_not_cross(index):
     """The parts of the volume that the planes cut share no voxel."""
-    boxes = {item["plane"]: item["region"]["voxels"] for item in index if item["source"] == VOLUME}
+    facts = [item["facts"] for item in index if item["source"] == f"UniMed-Mini {VOLUME}"]
+    boxes = {each["plane"]: each["region"]["voxels"] for each in facts}
     assert len(boxes) == 3
     for one, two in combinations(boxes.values(), 2):
         assert any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(one, two, strict=True))
@@ -121,7 +149,7 @@ def test_no_answer_contradicts_another(mini):
 def test_no_picture_is_in_two_splits(mini):
     seen = defaultdict(set)
     for path in (mini.folder / "images").rglob("*.png"):
-        if "segmentation" not in path.name and "cross_modal" not in path.name:  # empty masks are alike
+        if "segmentation" not in path.name and path.parent.name in SPLITS:  # empty masks are alike
             seen[path.read_bytes()].add(path.parent.name)
     assert all(len(splits) == 1 for splits in seen.values())
 
@@ -201,5 +229,5 @@ def test_the_card_says_what_is_missing(mini):
     card = (mini.folder / "README.md").read_text()
     assert "Optical coherence tomography and endoscopy are not" in card
     for source in {json.loads(line)["source"] for line in (mini.folder / "images.jsonl").read_text().splitlines()}:
-        assert f"| {source} |" in card
-    assert {path.stem for path in Path(mini.folder / "sheets").glob("*.png")} >= {"task-vqa", "modality-US"}
+        assert f"| {source.removeprefix('UniMed-Mini ')} |" in card
+    assert {path.stem for path in Path(mini.folder / "sheets").glob("*.png")} >= {"task-counterfactual", "modality-US"}

@@ -1,4 +1,4 @@
-"""Questions, captions and instructions of UniMed-Mini, with answers that are true by construction."""
+"""Questions and captions of UniMed-Mini, with answers that are true by construction."""
 
 from __future__ import annotations
 
@@ -81,35 +81,6 @@ _FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
                 "Which shade has air on CT?")),
 )  # fmt: skip
 
-INSTRUCTIONS = {
-    "super-resolution": (
-        "Increase the resolution of this image four times.",
-        "Make this image four times sharper.",
-        "Restore the fine detail of this low resolution image.",
-    ),
-    "segmentation": (
-        "Segment the gray matter in this slice.",
-        "Mark the gray matter of this brain slice in white.",
-        "Make a mask of the gray matter.",
-    ),
-    "virtual staining": (
-        "Turn this hematoxylin channel into the fully stained image.",
-        "Stain this tissue image with DAB and hematoxylin.",
-        "Show this slide as it looks after immunohistochemistry.",
-    ),
-    "cross-modal": (
-        "Make the white matter map of this T1 weighted slice.",
-        "Translate this T1 weighted slice to a white matter map.",
-        "Show the white matter of this slice.",
-    ),
-}
-RESPONSES = {
-    "super-resolution": "Here is the image at four times the resolution.",
-    "segmentation": "Gray matter is white, everything else is black.",
-    "virtual staining": "Here is the stained tissue: DAB brown, nuclei blue.",
-    "cross-modal": "Here is the white matter map.",
-}
-
 
 def caption(view: View) -> str:
     """One sentence of what is known about a view."""
@@ -154,11 +125,6 @@ def ask_image(view: View, rng: np.random.Generator) -> str:
     """A request to make an image like a view."""
     text = caption(view)
     return _one(_ASK_IMAGE, rng).format(caption=text[0].lower() + text[1:])
-
-
-def ask_edit(task: str, rng: np.random.Generator) -> str:
-    """An instruction of a task with an input image."""
-    return _one(INSTRUCTIONS[task], rng)
 
 
 def facts(split: str) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,8 @@
-"""The card of UniMed-Mini: where every picture comes from, under which terms, and what was done to it."""
+"""Where every picture of UniMed-Mini comes from and under which terms, and what a user of it must know."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
 
 from unimedvl.data.mini.views import shipped_files
 
@@ -19,7 +16,7 @@ _PACKAGES = {
 _ALSO = ("pillow", "numpy", "nibabel")
 
 # What each picture is, and its terms as its package states them.
-_ORIGINS = {
+ORIGINS = {
     "retina": ("Fundus photograph of a normal left eye, M. Haggstrom, Wikimedia Commons", "CC0 1.0"),
     "ihc": ("Colonic glands, FHL2 by DAB with hematoxylin, CMMI", "no known copyright restrictions"),
     "h_and_e": ("Tile of CMU-1-Small-Region from the OpenSlide test data", "package: Apache-2.0; image: CC0 1.0"),
@@ -50,58 +47,28 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in sorted({*_PACKAGES.values(), *_ALSO})}
 
 
-def render(counts: Mapping[tuple[str, str], int], index: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
-    """The card as Markdown.
-
-    Args:
-        counts: rows by split and task.
-        index: what is known of every image.
-    """
-    return _TEXT.format(
-        images=len(index), tasks=_task_table(counts, tasks), modalities=_modality_table(index), sources=_sources(index)
-    )
+def about() -> str:
+    """What is to be known about the data set before its numbers, as Markdown."""
+    return _TEXT.format(sources=_sources())
 
 
-def _task_table(counts: Mapping[tuple[str, str], int], tasks: Sequence[str]) -> str:
-    splits = ("train", "validation", "test")
-    lines = ["| task | train | validation | test |", "|---|---:|---:|---:|"]
-    lines += [f"| {task} | {' | '.join(str(counts.get((split, task), 0)) for split in splits)} |" for task in tasks]
-    return "\n".join(lines)
-
-
-def _modality_table(index: Sequence[Mapping[str, Any]]) -> str:
-    counted = Counter((item["modality"], item["split"]) for item in index)
-    lines = ["| modality | train | validation | test |", "|---|---:|---:|---:|"]
-    for name in dict.fromkeys(item["modality"] for item in index):
-        lines.append(f"| {name} | {counted[name, 'train']} | {counted[name, 'validation']} | {counted[name, 'test']} |")
-    return "\n".join(lines)
-
-
-def _sources(index: Sequence[Mapping[str, Any]]) -> str:
+def _sources() -> str:
     files = {name.split()[0]: (module, file) for name, module, file in shipped_files()}
-    lines = ["| source | what it is | shipped by | terms | processing of the first view |", "|---|---|---|---|---|"]
-    for source, (what, terms) in _ORIGINS.items():
+    lines = ["| source | what it is | shipped by | terms |", "|---|---|---|---|"]
+    for source, (what, terms) in ORIGINS.items():
         module, file = files[source]
-        first = next(item for item in index if item["source"] == source)
-        shipped = f"{_PACKAGES[module]}, `{file.rsplit('/', 1)[-1]}`"
-        lines.append(f"| {source} | {what} | {shipped} | {terms} | {'; '.join(first['steps'])} |")
+        lines.append(f"| {source} | {what} | {_PACKAGES[module]}, `{file.rsplit('/', 1)[-1]}` | {terms} |")
     return "\n".join(lines)
 
 
 _TEXT = """# UniMed-Mini
 
-{images} real medical pictures of 128 x 128 pixels, cut from public images that Python packages ship, with questions,
+Real medical pictures of 128 x 128 pixels, cut from public images that Python packages ship, with questions,
 captions and image pairs that are true by construction. Made by `python -m unimedvl.data build mini`, without a
 download. For trying and testing the framework; **for research only**, far too small to learn medicine from.
 
-## Rows
-
-{tasks}
-
 Six of the paper's eight modalities are here. **Optical coherence tomography and endoscopy are not**: no Python package
 ships such an image. XR is a radiograph of a leg; the paper's list has chest radiographs (CXR) only.
-
-{modalities}
 
 ## Splits
 
@@ -115,8 +82,9 @@ No pixel of a validation or test view is in a training view:
   3 slices are for test and for validation, 3 mm away from training slices, which they resemble. The template is
   symmetric, so sagittal slices are of one half only: the other half's would be the same pictures.
 
-`images.jsonl` gives the region of every view. Views come from few patients (18 sources, one subject each, the template
-an average of 152): a test score says that the framework learns, nothing about patients.
+`images.jsonl` gives the region of every view, and what was done to its pixels. Views come from few patients (18
+sources, one subject each, the template an average of 152): a test score says that the framework learns, nothing about
+patients.
 
 ## Tasks
 
@@ -137,6 +105,9 @@ an average of 152): a test score says that the framework learns, nothing about p
 ## Sources
 
 {sources}
+
+Candidates from these sources pass the filters of curation, which drop some near duplicates (frames of a loop,
+neighboring slices) and a training slice that is as good as equal to a held-out one.
 
 DICOM headers were read for orientation and windows and are not copied. Burned-in text is cropped away. "package" terms
 are those of the package; where it states none for the picture itself, treat the picture as test data of its project.

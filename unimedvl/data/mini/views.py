@@ -186,6 +186,16 @@ def all_views(seed: int) -> Iterator[View]:
     yield from _slices()
 
 
+def need_files() -> None:
+    """See whether the packages ship every picture, before any work.
+
+    Raises:
+        DataError: one is absent.
+    """
+    for _, module, file in shipped_files():
+        package_file(module, file)
+
+
 def package_file(module: str, file: str) -> Path:
     """A file that a package ships, found without importing the package."""
     from importlib.util import find_spec

@@ -13,6 +13,7 @@ from unimedvl.data.curation.ingest.adapters import (
     pubmedvision,
     quilt_1m,
     synthrad,
+    unimed_mini,
 )
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped
 
@@ -35,4 +36,5 @@ READERS: dict[str, Reader] = {
     "synthrad": synthrad.read,
     "bci": bci.read,
     "icg_cxr": icg_cxr.read,
+    "unimed_mini": unimed_mini.read,
 }
