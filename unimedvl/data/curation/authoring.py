@@ -6,8 +6,8 @@ Each use is a stage of its own, switched on apart, behind any endpoint that spea
 
 One process asks, in threads, since endpoints are waited for; ``workers`` change nothing here. Replies are kept in
 ``work/replies`` of the corpus, a journal for each use, and no run asks for them again, whatever other settings have
-become. They were paid for: keep that folder when the rest of ``work`` is removed. Images and texts of pairs are sent to the
-address, but of those that the guard of privacy has flagged only where ``send_flagged`` says so.
+become. They were paid for: keep that folder when the rest of ``work`` is removed. Images and texts of pairs are sent to
+the address, but of those that the guard of privacy has flagged only where ``send_flagged`` says so.
 """
 
 from __future__ import annotations
