@@ -82,9 +82,7 @@ def raw(tmp_path_factory):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def server():
     with serving(answer) as server:
         yield server
 
@@ -116,9 +114,7 @@ def corpus_of(out):
 
 @pytest.fixture(scope="module")
 def undisturbed(raw, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, serving(answer) as server:
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-            patch.delenv(name, raising=False)
+    with serving(answer) as server:
         out = raw / "whole"
         shown = curate(*words(raw, out, server, "authoring.input_price=1", "authoring.output_price=10")).stdout
         drawn = {(kind, text) for pair in pairs_of(out) for kind, text in pair.more.get("templates", {}).items()}

@@ -69,6 +69,7 @@ SHORTER = (
     (r"unimedvl.eval benchmark=efficiency", "repeats=2 tokens=4 steps=3"),
     (r"unimedvl.data curate",
      "'sources=[{reader: records, path: data/mini/test, settings: {source: mini, split: train}}]'"),
+    (r"plant_faults", "--count 4 --pairs 800 --no-captions"),
     (r"^(python -m unimedvl.train stage(?!=auto)|scripts/train_)(?!.*dry_run)",
      "steps=2 validation.every=0 data.max_tokens=1100"),
 )  # fmt: skip

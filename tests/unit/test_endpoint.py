@@ -24,9 +24,7 @@ from unimedvl.errors import ConfigError, DataError
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def server():
     with serving(lambda messages: f"said {text_of(messages[-1])}") as server:
         yield server
 

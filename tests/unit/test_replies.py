@@ -23,9 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def server():
     with serving(lambda messages: f"said {text_of(messages[-1])}") as server:
         yield server
 

@@ -37,9 +37,7 @@ def silent(_what, _total):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def server():
     with serving(answer) as server:
         yield server
 
@@ -202,9 +200,7 @@ def test_what_the_guard_of_privacy_has_flagged_is_not_sent(server, pairs, tmp_pa
     assert not any(f"effusion? #{number}" in sent for number in (3, 6))
 
 
-def test_new_texts_that_name_a_patient_are_not_taken(monkeypatch, tmp_path):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def test_new_texts_that_name_a_patient_are_not_taken(tmp_path):
     bare = Pair("0", "s", "edit", images=("x.png",))
     dated = replace(bare, id="1", text="Made on 3 May 2019.")
     pairs = [noted(pair, replace(pair, question="Sharpen this image.")) for pair in (bare, dated)]
@@ -217,9 +213,7 @@ def test_new_texts_that_name_a_patient_are_not_taken(monkeypatch, tmp_path):
     assert decisions["1"].action == "keep"  # the date was there before
 
 
-def test_a_decision_does_not_repeat_what_names_a_patient(monkeypatch, tmp_path, pairs):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def test_a_decision_does_not_repeat_what_names_a_patient(tmp_path, pairs):
     with serving(lambda messages: f"<think>{'It is written there. ' * 3}</think> Mr. Jones") as server:
         made, decisions = Build(tmp_path, pairs[1:2], server).run("reason")
     assert made == pairs[1:2]

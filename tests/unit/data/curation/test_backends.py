@@ -139,9 +139,7 @@ def test_a_model_that_is_none(tmp_path):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def server():
     with serving(lambda messages: f" said {text_of(messages[-1])}\n") as server:
         yield server
 
