@@ -61,7 +61,7 @@ def measure(table: Path, out: Path, count: int, workers: int) -> None:
 
     reading = {"text_column": "caption", "modality_column": "modality", "family": "t2i", "source": "made"}
     sources = [{"reader": "table", "path": str(table), "settings": reading}]
-    words = [f"sources={json.dumps(sources)}", f"out={out}", "privacy.pixels=none", f"workers={workers}"]
+    words = [f"sources={json.dumps(sources)}", f"out={out}", f"workers={workers}"]
 
     @contextmanager
     def bar(stage: str, _total: int) -> Iterator[Callable[[], Any]]:

@@ -78,3 +78,10 @@ def seconds_to_import(module: str) -> float:
 def test_import_is_light(module):
     """Heavy libraries are imported where they are used."""
     assert statistics.median(seconds_to_import(module) for _ in range(3)) < 0.5
+
+
+def test_curation_does_without_torch():
+    """Its processes are many, and torch is a quarter of a gigabyte in each."""
+    code = "import sys, unimedvl.data.curation.curate; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -131,7 +131,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from unimedvl.data.plots import need_matplotlib, write
+    from unimedvl.data.figures import need_matplotlib
+    from unimedvl.data.plots import write
     from unimedvl.data.stats import collect
     from unimedvl.data.tasks import TrainTransforms
     from unimedvl.processor import TextCodec

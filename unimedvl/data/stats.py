@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from unimedvl.data.figures import short
 from unimedvl.data.records import IMAGE_MARK, ImageRef, Record, Turn
 from unimedvl.data.sources import Source
 from unimedvl.data.tasks import TASKS, Maker, TrainTransforms
@@ -35,7 +36,6 @@ MEASURES = (
 )
 _LETTERS_PER_TOKEN = 4  # where there is no tokenizer
 _ROWS_SHOWN = 15
-_NAME_LENGTH = 32
 
 
 @dataclass
@@ -232,12 +232,6 @@ def few(counts: Counter[str], shown: int) -> list[tuple[str, int]]:
         return ranked
     rest = ranked[shown - 1 :]
     return [*ranked[: shown - 1], (f"({len(rest)} others)", sum(count for _, count in rest))]
-
-
-def short(name: str) -> str:
-    """A name on one line of at most 32 characters."""
-    name = " ".join(name.split())
-    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
 def _count_table(kind: str, counts: Counter[str]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimedvl.data.plots import need_matplotlib, write
+from unimedvl.data.figures import need_matplotlib
+from unimedvl.data.plots import write
 from unimedvl.data.records import ImageRef, RecordError, parse_record
 from unimedvl.data.sources import Source
 from unimedvl.data.stats import (

@@ -11,7 +11,7 @@ import numpy as np
 
 from unimedvl.data.curation.counts import SCORE_STEP, DecisionCounts, PairCounts, Splits, ranked, summary_of, task_name
 from unimedvl.data.curation.pairs import SPLITS
-from unimedvl.data.plots import even_edges, histogram, name_bars, need_matplotlib, new_figure, scale_counts
+from unimedvl.data.figures import even_edges, histogram, name_bars, need_matplotlib, new_figure, scale_counts
 from unimedvl.errors import DataError
 from unimedvl.files import aside
 
