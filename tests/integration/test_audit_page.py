@@ -299,3 +299,17 @@ def test_the_page_fits(tmp_path, browser, width):
     groups = [node for node in spoken if node["role"]["value"] == "radiogroup"]
     assert [node["name"]["value"] for node in groups] == [dimension.label for dimension in DIMENSIONS]
     assert [node["description"]["value"] for node in groups] == [f"{one.hint} {one.ends}" for one in DIMENSIONS]
+
+
+def test_flagged_samples_are_marked(tmp_path, browser):
+    pairs = sample_in(tmp_path, 2)
+    flags = {pairs[1].id: ["name in text", "burned-in text"]}
+    write_page(pairs, tmp_path / "audit.html", root=tmp_path, flags=flags)
+    browser.open(tmp_path / "audit.html")
+    shown = "document.querySelector('.flags').checkVisibility() && document.querySelector('.flags').textContent"
+    assert not browser.get(shown)
+    browser.key("j")
+    assert browser.get(shown) == "Flagged for privacy name in text; burned-in text"
+    browser.picture(tmp_path / "flagged.png")
+    browser.key("k")
+    assert not browser.get(shown)

@@ -76,6 +76,7 @@ def _add_audit(commands: Any) -> None:
     page.add_argument("--out", type=Path, required=True, metavar="HTML")
     page.add_argument("--size", type=int, default=200, metavar="N", help="pairs, in the shares of their modalities")
     page.add_argument("--seed", type=_seed, default=0)
+    page.add_argument("--flagged", action="store_true", help="also show pairs that were flagged for privacy, marked")
     read = parts.add_parser("read", help="what the experts saved", description="Read back what experts saved.")
     read.add_argument("sheet", type=Path, metavar="JSON", help="written beside the page")
     read.add_argument("ratings", type=Path, nargs="+", metavar="JSON", help="one file a rater")
@@ -211,11 +212,20 @@ def _audit(options: argparse.Namespace) -> int:
 def _audit_page(options: argparse.Namespace) -> int:
     from unimedvl.data.curation.audit.page import write_page
     from unimedvl.data.curation.audit.sample import stratified
-    from unimedvl.data.curation.corpus import pairs_of
+    from unimedvl.data.curation.corpus import flags_of, pairs_of
 
-    sample = stratified(pairs_of(options.corpus), options.size, seed=options.seed)
-    write_page(sample, options.out, title=f"{options.corpus.resolve().name}: expert audit")
+    flags, hidden = flags_of(options.corpus), 0
+    if not options.flagged:
+        hidden = sum(pair.id in flags for pair in pairs_of(options.corpus))
+    shown = (pair for pair in pairs_of(options.corpus) if options.flagged or pair.id not in flags)
+    sample = stratified(shown, options.size, seed=options.seed)
+    if hidden and not sample:
+        remedy = "give --flagged to show them, with a mark"
+        raise DataError(f"all {hidden} pairs were flagged for privacy", where=str(options.corpus), remedy=remedy)
+    write_page(sample, options.out, title=f"{options.corpus.resolve().name}: expert audit", flags=flags)
     print(f"{len(sample)} samples: {options.out}, and {options.out.with_suffix('.json')} to read the ratings with")
+    if hidden:
+        print(f"not shown, as they were flagged for privacy: {hidden} pairs; --flagged shows them, with a mark")
     return 0
 
 
@@ -235,7 +245,11 @@ def _audit_read(options: argparse.Namespace) -> int:
         write_json(options.out, summary.values())
     if options.remove_from is not None:
         failing = [Decision(each.id, "audit", "drop", each.reason, score=each.mean) for each in summary.failing]
-        print(f"{remove(options.remove_from, failing)} records removed from {options.remove_from}")
+        found = remove(options.remove_from, failing, sheet.contents)
+        print(f"{found.removed} records removed from {options.remove_from}")
+        for names, why in ((found.absent, "they are not there"), (found.changed, "they are not what was rated")):
+            if names:
+                print(f"not removed, as {why} any more: {', '.join(names)}")
     return 0
 
 

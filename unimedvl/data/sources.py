@@ -112,7 +112,8 @@ class Source:
 def _found(pattern: str, name: str) -> list[Path]:
     paths = [Path(pattern)] if Path(pattern).is_file() else sorted(Path(path) for path in glob.glob(pattern))
     if not paths:
-        raise DataError("no such data file", where=f"{name}: {pattern}", remedy="check the path")
+        remedy = "check the path, or give its family the weight 0"
+        raise DataError("no such data file", where=f"{name}: {pattern}", remedy=remedy)
     for path in paths:
         if path.is_dir():
             raise DataError("a folder, not a data file", where=str(path), remedy="name its files, such as DIR/*.jsonl")

@@ -5,6 +5,7 @@ Raw values are measured chunk by chunk; normalizing and combining them needs the
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +33,11 @@ class Captioner(Protocol):
         ...
 
     def captions(self, images: Sequence[Image.Image], keys: Sequence[str], count: int, seed: int) -> list[list[str]]:
-        """``count`` captions of each image; the same for the same key and seed, whatever else is in the batch."""
+        """``count`` captions of each image; the same for the same key and seed, whatever else is in the batch.
+
+        Args:
+            keys: of the images, equal for equal pixels.
+        """
         ...
 
 
@@ -167,9 +172,8 @@ def measure(
         return []
     files = list(dict.fromkeys(pair.picture for pair in pairs))
     images = {file: read_image(file).image for file in files}
-    # One image has the same captions in all of its pairs, and they are written once.
-    firsts = {pair.picture: pair.id for pair in reversed(pairs)}
-    keys = [firsts[file] for file in files]
+    # One image has the same captions in all of its pairs, in whichever part they are; they are written once.
+    keys = [_key(images[file]) for file in files]
     written = captioner.captions([images[file] for file in files], keys, settings.captions, settings.seed)
     if [len(own) for own in written] != [settings.captions] * len(files):
         problem = f"{sum(map(len, written))} captions, not {settings.captions} of each of {len(files)} images"
@@ -228,6 +232,13 @@ def normalized(values: Sequence[float], how: Normalization) -> NDArray[np.float6
         return (values_N - low) / high
     low, high = (values_N.min(), values_N.max()) if len(values_N) else (0.0, 0.0)
     return np.full(len(values_N), 0.5) if high <= low else (values_N - low) / (high - low)
+
+
+def _key(image: Image.Image) -> str:
+    """Of an RGB image: a hash of its size and pixels, the same wherever its file lies."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def _nearest(

@@ -27,6 +27,7 @@ from unimedvl.data.curation.own_model import seed_of
 from unimedvl.data.curation.pairs import Pair
 from unimedvl.data.curation.privacy import found_in
 from unimedvl.data.curation.refine import from_templates, refine
+from unimedvl.data.curation.refusals import Trial, check_taken
 from unimedvl.data.curation.stages import Bar, Outcome, Stage, work
 from unimedvl.data.curation.thinking import answered, think
 from unimedvl.endpoint import Endpoint, Messages, Reply
@@ -155,7 +156,7 @@ def author(
         folder: of the replies, see :func:`asking`.
 
     Raises:
-        ConfigError: the endpoint refuses whatever is asked.
+        ConfigError: the endpoint refuses whatever is asked, if only for a part, which is not finished.
         UnreachedError: no reply came to some pairs of a part; it is not finished, but all other replies are kept.
     """
     if all((stage.folder / part.name).exists() for part in before):
@@ -207,12 +208,15 @@ def _authored(
     """A part, with one decision for each pair that the use is about."""
     concerned, make = _USES[use]
 
+    about = [pair for pair in pairs if concerned(pair)]
+    trials = {pair.id: Trial(replies.ask) for pair in about if pair.id not in withheld}
+
     def one(pair: Pair) -> tuple[Pair, Decision]:
         own = seed_of(seed, pair.id, 0) % 2**31 if settings.temperature else None
-        return _guarded(pair, *make(pair, partial(replies.ask, seed=own), settings.rounds))
+        return _guarded(pair, *make(pair, partial(trials[pair.id], seed=own), settings.rounds))
 
-    about = [pair for pair in pairs if concerned(pair)]
-    done = all_answered(one, [pair for pair in about if pair.id not in withheld], settings.threads, "pairs")
+    done = all_answered(one, [pair for pair in about if pair.id in trials], settings.threads, "pairs")
+    check_taken(trials.values(), "pairs")
     made = {pair.id: pair for pair, _ in done}
     unsent = [not_sent(pair, use) for pair in about if pair.id in withheld]
     return Outcome([made.get(pair.id, pair) for pair in pairs], [*(decision for _, decision in done), *unsent])

@@ -18,6 +18,7 @@ from PIL import Image
 
 from unimedvl.data.curation.alignment import Captioner, ImageTextScorer, TextEmbedder
 from unimedvl.data.curation.own_model import OwnModel, seed_of
+from unimedvl.data.curation.refusals import Trial, check_taken
 from unimedvl.endpoint import RefusedError, UnusableError, image_part
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.replies import KeptReplies, all_answered
@@ -125,21 +126,25 @@ class EndpointCaptioner:
         """See :class:`unimedvl.data.curation.alignment.Captioner`; one that the endpoint refuses to write is empty.
 
         Raises:
-            ConfigError: the endpoint refuses whatever is asked.
+            ConfigError: the endpoint refuses whatever is asked, or each of these images.
             UnreachedError: no reply came to some images; the others are done first, and their captions kept.
         """
+        trials = [Trial(self.replies.ask) for _ in images]
 
-        def of(asked: tuple[Image.Image, str]) -> list[str]:
-            shown = image_part(asked[0])
-            return [self._caption(shown, number, seed_of(seed, asked[1], number)) for number in range(count)]
+        def of(asked: tuple[Image.Image, str, Trial]) -> list[str]:
+            image, key, trial = asked
+            shown = image_part(image)
+            return [self._caption(trial, shown, number, seed_of(seed, key, number)) for number in range(count)]
 
-        return all_answered(of, list(zip(images, keys, strict=True)), self.threads, "images")
+        written = all_answered(of, list(zip(images, keys, trials, strict=True)), self.threads, "images")
+        check_taken(trials, "images")
+        return written
 
-    def _caption(self, shown: Mapping[str, Any], number: int, seed: int) -> str:
+    def _caption(self, ask: Trial, shown: Mapping[str, Any], number: int, seed: int) -> str:
         wording = {"type": "text", "text": _WORDINGS[number % len(_WORDINGS)]}
         try:
             # Many servers take no seed of more than 31 bits.
-            reply = self.replies.ask([{"role": "user", "content": [shown, wording]}], seed=seed % 2**31)
+            reply = ask([{"role": "user", "content": [shown, wording]}], seed=seed % 2**31)
         except (RefusedError, UnusableError):
             return ""
         return reply.text.strip()

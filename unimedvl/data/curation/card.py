@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from unimedvl.data.curation import plots, sheets
-from unimedvl.data.curation.counts import DecisionCounts, PairCounts, funnel, summary_of
+from unimedvl.data.curation.counts import DecisionCounts, PairCounts, funnel, sources_of, summary_of
 from unimedvl.data.curation.image_index import NAME as IMAGES
+from unimedvl.data.curation.removals import NAME as REMOVALS
 from unimedvl.data.curation.repetition import repetition
 from unimedvl.data.curation.settings import CurateSettings
 from unimedvl.data.curation.stages import Stage
@@ -43,19 +44,21 @@ def write_card(
 
     Args:
         folder: of the corpus.
-        manifest: of the corpus, with ``rows`` and ``files`` by name, ``images``, the ``sha256`` of all files, and the
-            version of ``unimedvl``.
+        manifest: of the corpus, with ``rows`` and ``files`` by name, ``images``, the ``sha256`` of all files, the
+            version of ``unimedvl``, and ``removals`` by stage where people took pairs out.
+        pairs: without those that people took out.
         about: Markdown that stands first: title, origins, terms of the sources.
         notes: lines below the funnel, such as what a stage has cost.
 
     Raises:
         DataError: a part of a stage is absent or damaged.
     """
-    left = funnel(stages)
+    removed = manifest.get("removals", {})
+    left = funnel(stages) | ({"removed by people": pairs.pairs.total()} if removed else {})
     drawn = plots.write_plots(folder, left, pairs, decisions)
     sheeted = sheets.write_sheets(folder, pairs, decisions.private)
     sections = (
-        _introduction(left, pairs, drawn, about),
+        _introduction(left, (pairs, len(sources_of(stages[0]))), drawn, about, _taken_out(removed)),
         _funnel(left, drawn, notes),
         _decisions(_skipped(stages[0]), decisions, drawn),
         _contents(pairs, drawn),
@@ -66,21 +69,13 @@ def write_card(
     write_text(folder / CARD, "\n".join(line for section in sections for line in (*section, "")))
 
 
-def note_removal(folder: Path, manifest: Mapping[str, Any], removed: Mapping[str, int]) -> None:
-    """Say at the top of a card what was taken out since it was written, and bring its table of files up to date.
-
-    Args:
-        removed: records by the stage whose decisions took them out.
-    """
+def note_removal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Say at the top of a card what people took out by now, and bring its table of files up to date."""
     path = folder / CARD
-    if not path.is_file() or not removed:
+    if not path.is_file():
         return
-    by = ", ".join(f"{text(stage)} ({count:,})" for stage, count in sorted(removed.items()))
-    total = sum(removed.values())
-    said = (
-        f"> **{total:,} {'record was' if total == 1 else 'records were'} taken out since this card was written**, by "
-        f"decisions of: {by}. Counts, plots and sheets are from before; the table of files is up to date."
-    )
+    said = f"{_taken_out(manifest['removals'])} Counts, plots and sheets are from before the last of them was; the "
+    said += "table of files is up to date."
     card = _replaced(path.read_text(encoding="utf-8"), _REMOVED, said)
     write_text(path, _replaced(card, _FILES, "\n".join(_file_rows(manifest))))
 
@@ -108,16 +103,37 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str | int]], most: int |
         yield f"\nand {len(rows) - most:,} more"
 
 
+def share(count: int, of: int) -> str:
+    """A percentage that says 0 or 100 of none and all only."""
+    told = [f"{count / max(of, 1):.{digits}%}" for digits in range(1, 9)]
+    exact = count in (0, of)
+    return next((each for each in told if exact or float(each[:-1]) not in (0, 100)), told[-1])
+
+
 def _is_number(cell: str | int) -> bool:
     return isinstance(cell, int) or cell.endswith("%")
 
 
-def _introduction(left: Mapping[str, int], pairs: PairCounts, drawn: Sequence[str], about: str) -> Iterator[str]:
-    first, last, sources = next(iter(left.values())), pairs.pairs.total(), len({source for source, _ in pairs.sources})
+def _taken_out(removals: Mapping[str, int]) -> str:
+    """How many records are gone, by the stage whose decisions took them out."""
+    if not removals:
+        return ""
+    by = ", ".join(f"{text(stage)} ({count:,})" for stage, count in sorted(removals.items()))
+    total = sum(removals.values())
+    said = "record was" if total == 1 else "records were"
+    return f"> **{total:,} {said} taken out by people**, by decisions of: {by}; see `{REMOVALS}`."
+
+
+def _introduction(
+    left: Mapping[str, int], counted: tuple[PairCounts, int], drawn: Sequence[str], about: str, removed: str
+) -> Iterator[str]:
+    """Title, what was taken out, and the numbers; ``counted`` are the pairs that stayed and the sources of all."""
+    pairs, sources = counted
+    first, last = next(iter(left.values())), pairs.pairs.total()
     splits = ", ".join(f"{pairs.pairs[split]:,} {text(split)}" for split in plots.in_order(pairs.pairs))
     about = about.strip() or _TITLE
     title, _, rest = about.partition("\n") if about.startswith("# ") else ("", "", about)
-    yield "\n\n".join(filter(None, (title, _block(_REMOVED, ""), rest.strip(), "## In numbers\n")))
+    yield "\n\n".join(filter(None, (title, _block(_REMOVED, removed), rest.strip(), "## In numbers\n")))
     yield (
         f"**{last:,} pairs** ({splits or 'in no split'}) of {first:,} that were read from {sources:,} "
         f"{'source' if sources == 1 else 'sources'}. For research only.\n\n"
@@ -131,7 +147,7 @@ def _funnel(left: Mapping[str, int], drawn: Sequence[str], notes: Sequence[str])
     counts = list(left.values())
     changes = [new - old for old, new in zip([counts[0], *counts], counts, strict=False)]
     rows = [
-        [text(name), count, max(-change, 0), f"{count / max(counts[0], 1):.1%}", max(change, 0)]
+        [text(name), count, max(-change, 0), share(count, counts[0]), max(change, 0)]
         for (name, count), change in zip(left.items(), changes, strict=True)
     ]
     shown = 5 if any(change > 0 for change in changes) else 4

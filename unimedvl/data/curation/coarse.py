@@ -14,6 +14,7 @@ from PIL import Image
 
 from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.pairs import Pair
+from unimedvl.data.records import IMAGE_MARK
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import ReadImage, read_image
 
@@ -31,7 +32,8 @@ class CoarseSettings:
 
     Attributes:
         min_side: pixels of the shorter side of every image of a pair.
-        min_characters, max_characters: of the text, with the question before it where there is one.
+        min_characters, max_characters: of the text, with the question before it where there is one; of a dialogue, the
+            most that one question has with its answer.
         max_aspect: longer side by shorter side.
         min_contrast: standard deviation of the gray values, 0 to 255; below it an image counts as plain.
     """
@@ -75,6 +77,15 @@ def said(pair: Pair) -> str:
     return " ".join(part for part in (pair.question.strip(), pair.text.strip()) if part)
 
 
+def turns_of(pair: Pair) -> list[tuple[str, str]]:
+    """All that is said, as (speaker, text) without marks of images: of dialogues every turn, empty ones as well.
+
+    Of other pairs what there is of question (``human``) and text (``gpt``).
+    """
+    told = pair.more.get("turns") or [turn for turn in (("human", pair.question), ("gpt", pair.text)) if turn[1]]
+    return [(speaker, text.replace(IMAGE_MARK, "").strip()) for speaker, text in told]
+
+
 def _of_images(pair: Pair, look: Callable[..., Fault | None]) -> Iterator[Fault | None]:
     for file in _files(pair):
         # A mask may be empty: nothing of the kind is in the picture.
@@ -86,14 +97,40 @@ def _files(pair: Pair) -> list[str]:
 
 
 def _text_fault(pair: Pair, settings: CoarseSettings) -> Fault | None:
-    length = len(said(pair))
+    turns = turns_of(pair)
+    length = max(map(len, _rounds(turns)), default=0)
     if pair.target and pair.family != "t2i" and not length:
         return None  # templates write the texts of image pairs later
+    if pair.family in ("understanding", "text") and (missed := _unanswered(turns)):
+        return "no answer", missed, None
     if length < settings.min_characters:
         return "text too short", f"{length} characters, under {settings.min_characters}", float(length)
     if length > settings.max_characters:
         return "text too long", f"{length} characters, over {settings.max_characters}", float(length)
     return None
+
+
+def _rounds(turns: Sequence[tuple[str, str]]) -> list[str]:
+    """Each question with what is said until the next one."""
+    rounds: list[list[str]] = []
+    for speaker, text in turns:
+        if speaker == "human" or not rounds:
+            rounds.append([])
+        rounds[-1].append(text)
+    return [" ".join(filter(None, texts)) for texts in rounds]
+
+
+def _unanswered(turns: Sequence[tuple[str, str]]) -> str:
+    """Where an answer to learn from is missing, in words; empty if all questions have one, or nothing is asked."""
+    open_at = 0
+    for number, (speaker, text) in enumerate(turns, 1):
+        if speaker == "human":
+            open_at = open_at or (number if text else 0)
+        elif text:
+            open_at = 0
+        else:
+            return f"turn {number} is empty"
+    return f"to turn {open_at}" if open_at else ""
 
 
 def _image_fault(file: str, settings: CoarseSettings, *, mask: bool) -> Fault | None:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from unimedvl import __version__
 from unimedvl.data.curation.card import note_removal, write_card
 from unimedvl.data.curation.counts import DecisionCounts, count_pairs
-from unimedvl.data.curation.decisions import Decision, read_decisions, write_decisions
+from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.image_index import NAME as IMAGES
-from unimedvl.data.curation.image_index import write_index
-from unimedvl.data.curation.pairs import Pair, read_part
+from unimedvl.data.curation.image_index import sha256_of, write_index
+from unimedvl.data.curation.pairs import Pair
+from unimedvl.data.curation.record_files import UNFINISHED, names_of, note_unfinished, record, write_records
+from unimedvl.data.curation.removals import (
+    Removal,
+    Removals,
+    content_of,
+    in_words,
+    read_removals,
+    standing,
+    summed,
+    write_removals,
+)
 from unimedvl.data.curation.settings import CurateSettings
 from unimedvl.data.curation.stages import Stage
-from unimedvl.data.records import IMAGE_MARK
 from unimedvl.errors import DataError
-from unimedvl.files import aside, line, write_json, write_text
+from unimedvl.files import aside, line, locked, write_json
+
+__all__ = ["DECISIONS", "MANIFEST", "Corpus", "flags_of", "pairs_of", "record", "remove", "write_corpus"]
 
 MANIFEST, DECISIONS = "manifest.json", "decisions.jsonl"
-# The file of each family, as training names its sources.
-_FILES = {"understanding": "i2t", "text": "text", "t2i": "t2i", "edit": "interleaved", "counterfactual": "interleaved"}
-_DESCRIBE = "Describe this image."
 
 
 @dataclass(frozen=True)
@@ -39,16 +46,21 @@ class Corpus:
         rows: by file, from the folder.
         images: different ones.
         digest: of all files of records and of the images.
+        removed: pairs that stay out because people took them out of this corpus before.
+        unfit: removals that fit no pair any more.
     """
 
     folder: Path
     rows: dict[str, int]
     images: int
     digest: str
+    removed: int = 0
+    unfit: int = 0
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.rows.items())
-        return f"{sum(self.rows.values())} records: {counts}\nsha256 {self.digest}\n{self.folder}"
+        lines = [f"{sum(self.rows.values())} records: {counts}", *in_words(self.removed, self.unfit)]
+        return "\n".join([*lines, f"sha256 {self.digest}", str(self.folder)])
 
 
 def write_corpus(
@@ -60,7 +72,7 @@ def write_corpus(
     also: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Corpus:
-    """The pairs of the last stage, and what happened to all others.
+    """The pairs of the last stage but those that people took out before, and what happened to all others.
 
     Args:
         about: Markdown that begins the card.
@@ -68,16 +80,18 @@ def write_corpus(
         also: folders inside that belong to the corpus, to be hashed.
         notes: lines below the funnel of the card.
     """
-    before = _begun(folder)
-    rows = _write_records(folder, stages[-1], settings.files)
-    for name in before - rows.keys():
-        (folder / name).unlink(missing_ok=True)
-    pairs = count_pairs(stages[-1].pairs(), settings.seed)
-    decided = _write_decisions(folder / DECISIONS, stages, pairs.sampled)
-    images = write_index(folder, stages[-1])
+    removals = read_removals(folder)
+    gone = standing(stages[-1].pairs(), removals) if removals else {}
+    unfit = len(removals) - len(gone)
+    before = names_of(folder / MANIFEST) | names_of(folder / UNFINISHED)
+    note_unfinished(folder, before)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    pairs = count_pairs(_left(stages, gone), settings.seed)
+    rows = write_records(folder, _left(stages, gone), settings.files, before)
+    images = write_index(folder, _left(stages, gone), _flags(stages))
+    decided = _write_decisions(folder / DECISIONS, stages, gone, pairs.sampled)
     listed = (*rows, IMAGES, *(file for name in also for file in _below(folder, name)))
-    files = {name: _sha256(folder / name) for name in sorted(listed)}
-    digest = _digest(files)
+    files = {name: sha256_of(folder / name) for name in sorted(listed)}
     manifest = {
         "unimedvl": __version__,
         **(facts or {}),
@@ -86,52 +100,94 @@ def write_corpus(
         "rows": rows,
         "images": images,
         "files": files,
-        "sha256": digest,
+        "sha256": _digest(files),
+        **summed(gone),
     }
-    write_card(folder, stages, settings, manifest, pairs, decided, about=about, notes=notes)
+    write_card(folder, stages, settings, manifest, pairs, decided, about=about, notes=(*notes, *in_words(0, unfit)))
     write_json(folder / MANIFEST, manifest)
-    return Corpus(folder, rows, images, digest)
-
-
-def record(pair: Pair, folder: Path) -> dict[str, Any]:
-    """A pair as a row of training, see :mod:`unimedvl.data.records`; image paths start at ``folder``."""
-    row: dict[str, Any] = {"main_task_type": pair.family, "dataset": pair.source, "id": pair.id}
-    for name, value in (("sub_task_type", pair.subtask), ("modality", pair.modality)):
-        if value:
-            row[name] = value
-    images = list(pair.images)
-    if images:
-        row["input_img"] = [{"path": os.path.relpath(image, folder)} for image in images]
-    if pair.target:
-        row["output_img"] = [{"path": os.path.relpath(pair.target, folder)}]
-    if pair.family == "t2i":  # the caption asks; with an instruction of its own it is the response
-        said = (pair.question, pair.text) if pair.question else (pair.text, "")
-    else:
-        said = (pair.question or _DESCRIBE, pair.text)
-    marks = f"{IMAGE_MARK}\n" * len(images) if pair.family == "understanding" else ""
-    if turns := pair.more.get("turns"):
-        row["message"] = [{"from": speaker, "value": text} for speaker, text in turns]
-        return row
-    row["message"] = [{"from": "human", "value": f"{marks}{said[0]}"}]
-    if said[1]:
-        row["message"].append({"from": "gpt", "value": said[1]})
-    return row
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return Corpus(folder, rows, images, manifest["sha256"], len(gone), unfit)
 
 
 def pairs_of(folder: Path) -> Iterator[Pair]:
-    """The pairs of a corpus, as its last stage left them.
+    """The pairs of a corpus, as its last stage left them, without those that people took out.
 
     Raises:
         DataError: there is no corpus, or its ``work`` folder is gone.
     """
-    return (pair for part in _last_parts(folder) for pair in read_part(part))
+    stages = _stages(folder, _manifest(folder))
+    removals = read_removals(folder)
+    return _left(stages, standing(stages[-1].pairs(), removals) if removals else {})
 
 
-def _last_parts(folder: Path) -> list[Path]:
-    parts = sorted((folder / "work" / list(_manifest(folder)["stages"])[-1]).glob("part-*.parquet"))
-    if not parts:
-        raise DataError("its pairs are gone", where=str(folder / "work"), remedy="run the curation again")
-    return parts
+def flags_of(folder: Path) -> dict[str, list[str]]:
+    """What the guard of privacy found, by id: pairs of a corpus that may say who a patient is.
+
+    Raises:
+        DataError: there is no corpus, or its ``work`` folder is gone.
+    """
+    return _flags(_stages(folder, _manifest(folder)))
+
+
+def remove(folder: Path, decisions: Sequence[Decision], judged: Mapping[str, str] | None = None) -> Removal:
+    """Take pairs out of a corpus for good, and say why in its decisions.
+
+    The removals are kept first. All else follows from them, so that whoever was killed can start again.
+
+    Args:
+        decisions: of any stage that is none of the curation's, such as ``audit``.
+        judged: by id, the content of the pairs on which was decided, see :func:`~.removals.content_of`; a pair with
+            another one stays. Any content by default.
+
+    Raises:
+        DataError: there is no corpus, its ``work`` folder is gone or somebody works there, or none of the decisions
+            fits a pair of it.
+    """
+    manifest = _manifest(folder)
+    stages = _stages(folder, manifest)
+    with locked(folder / "work" / "curation") as free:  # as a curation does
+        if not free:
+            raise DataError("a curation works here", where=str(folder), remedy="wait for it")
+        removals, told = _with_new(folder, stages, decisions, judged)
+        gone = standing(stages[-1].pairs(), removals)
+        new = gone.keys() - manifest.get("removed", ())
+        if new:
+            _rewrite(folder, manifest, stages, gone)
+        (folder / UNFINISHED).unlink(missing_ok=True)
+    return replace(told, removed=len(new))
+
+
+def _with_new(
+    folder: Path, stages: Sequence[Stage], decisions: Sequence[Decision], judged: Mapping[str, str] | None
+) -> tuple[Removals, Removal]:
+    """All removals, kept already, and which decisions are not among them."""
+    by = {decision.pair: decision for decision in decisions}
+    contents = {pair.id: content_of(pair) for pair in stages[-1].pairs() if pair.id in by}
+    absent = tuple(name for name in by if name not in contents)
+    changed = tuple(name for name in contents if judged is not None and judged.get(name) != contents[name])
+    fit = {(name, content): by[name] for name, content in contents.items() if name not in changed}
+    if by and not fit:
+        problem = f"none of {len(by)} pairs to remove is in this corpus as it was judged"
+        raise DataError(problem, where=str(folder), remedy="give the corpus whose pairs were judged")
+    known = read_removals(folder)
+    removals = fit | known  # whoever was first has said why
+    if len(removals) > len(known):
+        write_removals(folder, known | removals)
+    return removals, Removal(0, absent, changed)
+
+
+def _rewrite(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], gone: Mapping[str, Decision]) -> None:
+    """All that names pairs, without those that are gone; the manifest last."""
+    before = set(manifest["rows"])
+    rows = write_records(folder, _left(stages, gone), manifest["settings"]["files"], before)
+    images = write_index(folder, _left(stages, gone), _flags(stages))
+    _write_decisions(folder / DECISIONS, stages, gone, frozenset())
+    others = {name: digest for name, digest in manifest["files"].items() if name not in before}
+    files = others | {name: sha256_of(folder / name) for name in (*rows, IMAGES)}
+    changes = {"rows": rows, "images": images, "files": dict(sorted(files.items())), "sha256": _digest(files)}
+    manifest = {**manifest, **changes, **summed(gone)}
+    note_removal(folder, manifest)
+    write_json(folder / MANIFEST, manifest)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -142,47 +198,35 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise DataError("no corpus", where=str(folder), remedy=remedy) from error
 
 
-def remove(folder: Path, decisions: Sequence[Decision]) -> int:
-    """Take pairs out of the records of a corpus and say why in its decisions; how many rows went.
+def _stages(folder: Path, manifest: Mapping[str, Any]) -> list[Stage]:
+    """Those that the corpus was made of.
 
     Raises:
-        DataError: there is no corpus.
+        DataError: they are gone, or of a later run that did not come to its end.
     """
-    manifest = _manifest(folder)
-    by = {decision.pair: decision.stage for decision in decisions}
-    gone: Counter[str] = Counter()
-    for name in manifest["rows"]:
-        kept: list[str] = []
-        for text in (folder / name).read_text(encoding="utf-8").splitlines(keepends=True):
-            if (pair := json.loads(text)["id"]) in by:
-                gone[by[pair]] += 1
-            else:
-                kept.append(text)
-        write_text(folder / name, "".join(kept))
-        manifest["rows"][name] = len(kept)
-        manifest["files"][name] = _sha256(folder / name)
-    known = read_decisions(folder / DECISIONS)
-    write_decisions(folder / DECISIONS, dict.fromkeys([*known, *decisions]))
-    manifest["sha256"] = _digest(manifest["files"])
-    manifest["removed"] = sorted({*manifest.get("removed", ()), *by})
-    manifest["removals"] = dict(sorted((Counter(manifest.get("removals", {})) + gone).items()))
-    write_json(folder / MANIFEST, manifest)
-    note_removal(folder, manifest, manifest["removals"])
-    return gone.total()
+    stages = [Stage(folder / "work" / name, digest) for name, digest in manifest["stages"].items()]
+    remedy = "run the curation again"
+    if not stages[-1].parts:
+        raise DataError("its pairs are gone", where=str(folder / "work"), remedy=remedy)
+    for stage in stages:
+        about = stage.folder / "stage.json"
+        if not about.is_file() or json.loads(about.read_text(encoding="utf-8"))["digest"] != stage.digest:
+            raise DataError("of another run than the corpus", where=str(stage.folder), remedy=remedy)
+    return stages
 
 
-def _begun(folder: Path) -> set[str]:
-    """Take the manifest of an earlier corpus away, for its folder is unfinished now; the records that it names."""
-    path = folder / MANIFEST
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    except FileNotFoundError:
-        return set()
-    except (ValueError, KeyError) as error:
-        remedy = "remove it, and the records beside it, and run the curation again"
-        raise DataError("no manifest of a corpus", where=str(path), remedy=remedy) from error
-    path.unlink()
-    return set(rows)
+def _left(stages: Sequence[Stage], gone: Mapping[str, Decision]) -> Iterator[Pair]:
+    return (pair for pair in stages[-1].pairs() if pair.id not in gone)
+
+
+def _flags(stages: Iterable[Stage]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stage in stages:
+        if stage.folder.name.endswith("-privacy"):
+            for decision in stage.decisions():
+                if decision.action == "flag":
+                    found.setdefault(decision.pair, []).append(decision.reason)
+    return {name: list(dict.fromkeys(reasons)) for name, reasons in found.items()}
 
 
 def _below(folder: Path, name: str) -> Iterator[str]:
@@ -194,34 +238,13 @@ def _digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
-def _write_records(folder: Path, last: Stage, files_of: Mapping[str, str]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    with ExitStack() as stack:
-        files: dict[str, IO[str]] = {}
-        for pair in last.pairs():
-            file = files_of.get(pair.subtask) or files_of.get(pair.family) or _FILES[pair.family]
-            name = f"{pair.split or 'train'}/{file}.jsonl"
-            if name not in files:
-                part = stack.enter_context(aside(folder / name))
-                files[name] = stack.enter_context(part.open("w", encoding="utf-8"))
-            files[name].write(line(record(pair, (folder / name).parent.resolve())))
-            counts[name] += 1
-    return dict(sorted(counts.items()))
-
-
-def _write_decisions(path: Path, stages: Sequence[Stage], watched: frozenset[str]) -> DecisionCounts:
+def _write_decisions(
+    path: Path, stages: Sequence[Stage], gone: Mapping[str, Decision], watched: frozenset[str]
+) -> DecisionCounts:
     counts = DecisionCounts(watched)
+    decisions = (decision for stage in stages for decision in stage.decisions())
     with aside(path) as part, part.open("w", encoding="utf-8") as file:
-        for stage in stages:
-            for decision in stage.decisions():
-                counts.add(decision)
-                file.write(line(decision.row()))
+        for decision in chain(decisions, gone.values()):
+            counts.add(decision)
+            file.write(line(decision.row()))
     return counts
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

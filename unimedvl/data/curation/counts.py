@@ -6,8 +6,10 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from unimedvl.data.curation.pairs import Pair
 from unimedvl.data.curation.privacy import STAGE as PRIVACY
 from unimedvl.data.curation.stages import Stage
 from unimedvl.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 SCORE_STEP = 0.001  # scores are counted, not kept
 _HELD = 72  # of each kind, three times what a sheet shows: some cannot be shown
@@ -113,6 +118,15 @@ def funnel(stages: Sequence[Stage]) -> dict[str, int]:
     return {stage.folder.name: sum(map(_rows, stage.parts)) for stage in stages}
 
 
+def sources_of(stage: Stage) -> set[str]:
+    """Sources of the pairs of a stage; only their column is read.
+
+    Raises:
+        DataError: a part is absent or damaged.
+    """
+    return {source for part in stage.parts for source in _sources(part)}
+
+
 def ranked(table: Mapping[str, Counter[str]]) -> list[tuple[str, Counter[str]]]:
     """The names of a table with their splits, the most frequent first."""
     return sorted(table.items(), key=lambda item: (-item[1].total(), item[0]))
@@ -129,11 +143,23 @@ def summary_of(counts: Counter[int]) -> dict[str, float]:
 
 
 def _rows(part: Path) -> int:
+    with _opened(part) as file:
+        return file.metadata.num_rows
+
+
+def _sources(part: Path) -> set[str]:
+    with _opened(part) as file:
+        return set(file.read(["source"]).column("source").unique().to_pylist())
+
+
+@contextmanager
+def _opened(part: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_metadata(part).num_rows
+        with pq.ParquetFile(part) as file:
+            yield file
     except (OSError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"no part of pairs: {reason}", where=str(part), remedy="remove it and start again") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,29 @@ from typing import Any
 from unimedvl.data.curation.alignment import Measured, combine, measurable, measure
 from unimedvl.data.curation.authoring import CAPTIONS, REPLIES, Tell, author, captioning, not_sent, spent
 from unimedvl.data.curation.backends import EndpointCaptioner, address_of, captioner, image_text_scorer, text_embedder
+from unimedvl.data.curation.card import CARD
 from unimedvl.data.curation.coarse import coarse
-from unimedvl.data.curation.corpus import Corpus, write_corpus
+from unimedvl.data.curation.corpus import DECISIONS, MANIFEST, Corpus, write_corpus
 from unimedvl.data.curation.decisions import Decision
-from unimedvl.data.curation.degradation import DegradationSettings, degraded, with_planned
+from unimedvl.data.curation.degradation import DegradationSettings, degraded
 from unimedvl.data.curation.duplicates import DuplicateSettings, Entry, duplicates, entry
 from unimedvl.data.curation.fingerprints import fingerprints
-from unimedvl.data.curation.ingest import READERS, Skipped
-from unimedvl.data.curation.pairs import Pair, in_parts, write_part
+from unimedvl.data.curation.image_index import NAME as IMAGES
+from unimedvl.data.curation.ingestion import check_sources, ingest
+from unimedvl.data.curation.pairs import SPLITS, Pair
 from unimedvl.data.curation.privacy import privacy
 from unimedvl.data.curation.refine import noted
 from unimedvl.data.curation.registration import registration
 from unimedvl.data.curation.selection import select
 from unimedvl.data.curation.settings import BackendSettings, CurateSettings
-from unimedvl.data.curation.stages import Bar, Outcome, Stage, Work, enter, judge, work
-from unimedvl.data.curation.templates import WordingSettings, task_of, wordings_hash
+from unimedvl.data.curation.stages import Bar, Judgment, Outcome, Stage, Work, enter, judge, work
+from unimedvl.data.curation.templates import WordingSettings, library, task_of, wordings_hash
 from unimedvl.data.curation.templates import worded as worded_pair
-from unimedvl.errors import ConfigError, DataError
-from unimedvl.files import write_json
+from unimedvl.errors import DataError
+from unimedvl.files import locked
 
-_INGESTED = "ingested.json"
 Facts = Iterator[tuple[Pair, Mapping[str, Any]]]
+_WRITTEN = (CARD, DECISIONS, IMAGES, "removed.jsonl", *SPLITS, "plots", "sheets")
 
 
 def curate(settings: CurateSettings, bar: Bar, tell: Tell = print) -> Corpus:
@@ -44,8 +47,42 @@ def curate(settings: CurateSettings, bar: Bar, tell: Tell = print) -> Corpus:
         ConfigError: there is no source, or a setting cannot work.
         DataError: a source cannot be read.
     """
-    stages = staged(settings, bar, tell)
-    return write_corpus(settings.out, stages, settings, notes=_costs(settings))
+    check(settings)
+    with held(settings.out):
+        stages = staged(settings, bar, tell)
+        corpus = write_corpus(settings.out, stages, settings, notes=_costs(settings))
+    if not corpus.rows:
+        reasons = str(settings.out / DECISIONS)
+        raise DataError("no pair is left", where=reasons, remedy="the reasons are there; mend the sources or settings")
+    return corpus
+
+
+def check(settings: CurateSettings) -> None:
+    """Say before any work what cannot work.
+
+    Raises:
+        ConfigError: there is no source, the corpus would lie inside one, or the file of wordings is wrong.
+    """
+    check_sources(settings)
+    library(settings.wording.file)
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep others from working in the folder of a corpus.
+
+    Raises:
+        DataError: another process works there, or something of other origin would be overwritten.
+    """
+    ours = (out / "work" / "00-ingest").is_dir() or (out / MANIFEST).is_file()
+    foreign = None if ours else next((out / name for name in _WRITTEN if (out / name).exists()), None)
+    if foreign is not None:
+        raise DataError("is of no corpus and would be overwritten", where=str(foreign), remedy="give another out=")
+    (out / "work").mkdir(parents=True, exist_ok=True)
+    with locked(out / "work" / "curation") as free:
+        if not free:
+            raise DataError("another curation works here", where=str(out), remedy="wait for it, or give another out=")
+        yield
 
 
 def staged(settings: CurateSettings, bar: Bar, tell: Tell = print) -> list[Stage]:
@@ -55,54 +92,74 @@ def staged(settings: CurateSettings, bar: Bar, tell: Tell = print) -> list[Stage
         ConfigError: there is no source, or a setting cannot work.
         DataError: a source cannot be read.
     """
-    if not settings.sources:
-        raise ConfigError("no sources", where="curate", remedy="list them in the settings file, under sources")
-    folder = settings.out / "work"
-    stages = [_ingest(folder, settings, bar)]
-
-    def add(name: str, own: Any) -> Stage:
-        stages.append(enter(folder, name, len(stages), own, stages[-1]))
-        return stages[-1]
-
-    def carry_out(name: str, own: Any, task: Work) -> None:
-        before = stages[-1].parts
-        work(add(name, own), before, task, workers=settings.workers, bar=bar)
-
-    seed = settings.seed
-    carry_out("coarse", asdict(settings.coarse), partial(_filtered, coarse, settings.coarse))
-    if settings.degradation.share:
-        inputs = (settings.out / "images" / "degraded").resolve()
-        task = partial(_degraded, settings.degradation, seed, inputs)
-        carry_out("degradation", {**asdict(settings.degradation), "seed": seed, "images": inputs}, task)
-    carry_out("registration", asdict(settings.registration), partial(_filtered, registration, settings.registration))
-    carry_out("privacy", asdict(settings.privacy), partial(_filtered, privacy, settings.privacy))
-    flagged = {decision.pair for decision in stages[-1].decisions() if decision.action == "flag"}
-    withheld = frozenset() if settings.authoring.send_flagged else frozenset(flagged)
-    carry_out("fingerprints", {}, _fingerprinted)
-    before = stages[-1]
-    judge(add("duplicates", asdict(settings.duplicates)), before, partial(_duplicates, settings.duplicates), bar=bar)
-    # After the duplicates: pairs that differ only in the wording that was drawn for them are the same.
-    own = {"seed": seed, "wordings": wordings_hash(settings.wording.file)}
-    carry_out("wording", own, partial(_worded, settings.wording, seed))
+    line = _Line(settings, bar, tell)
+    line.filters()
     if settings.backends.captioner:
-        own = {**asdict(settings.backends), **asdict(settings.alignment)}
-        before = stages[-1].parts
-        with captioning(settings.backends.captioner, settings.authoring, folder / REPLIES, tell) as asked:
-            if asked:
-                own["send_flagged"] = settings.authoring.send_flagged
-            task = partial(_measured, settings.backends, settings.alignment, asked, withheld if asked else frozenset())
-            work(add("alignment", own), before, task, workers=1 if asked else settings.workers, bar=bar)
-        before = stages[-1]
-        task = partial(_selected, settings)
-        judge(add("selection", asdict(settings.selection)), before, task, bar=bar)
-    for use in settings.authoring.uses:
-        before = stages[-1].parts
-        stage = add(use, settings.authoring.decisive(use, seed))
-        author(
-            stage, before, use, settings.authoring,
-            seed=seed, withheld=withheld, folder=folder / REPLIES, bar=bar, tell=tell,
-        )  # fmt: skip
-    return stages
+        line.alignment()
+    line.authoring()
+    return line.stages
+
+
+class _Line:
+    """Stages, one behind the other."""
+
+    def __init__(self, settings: CurateSettings, bar: Bar, tell: Tell) -> None:
+        self.settings, self.bar, self.tell = settings, bar, tell
+        self.folder = settings.out / "work"
+        self.stages = [ingest(self.folder, settings, bar)]
+        self.withheld: Set[str] = frozenset()
+
+    def filters(self) -> None:
+        """All that needs no model."""
+        settings, seed = self.settings, self.settings.seed
+        self._work("coarse", asdict(settings.coarse), partial(_filtered, coarse, settings.coarse))
+        if settings.degradation.share:
+            inputs = (settings.out / "images" / "degraded").resolve()
+            own = {**asdict(settings.degradation), "seed": seed, "images": inputs}
+            self._work("degradation", own, partial(_degraded, settings.degradation, seed, inputs))
+        self._work(
+            "registration", asdict(settings.registration), partial(_filtered, registration, settings.registration)
+        )
+        self._work("privacy", asdict(settings.privacy), partial(_filtered, privacy, settings.privacy))
+        if not settings.authoring.send_flagged:
+            flagged = self.stages[-1].decisions()
+            self.withheld = frozenset(decision.pair for decision in flagged if decision.action == "flag")
+        self._work("fingerprints", {}, _fingerprinted)
+        self._judge("duplicates", asdict(settings.duplicates), partial(_duplicates, settings.duplicates))
+        # After the duplicates: pairs that differ only in the wording that was drawn for them are the same.
+        own = {"seed": seed, "wordings": wordings_hash(settings.wording.file)}
+        self._work("wording", own, partial(_worded, settings.wording, seed))
+
+    def alignment(self) -> None:
+        """How well texts fit images; the best part stays."""
+        settings, backends = self.settings, self.settings.backends
+        with captioning(backends.captioner, settings.authoring, self.folder / REPLIES, self.tell) as asked:
+            own = {**asdict(backends), **asdict(settings.alignment)}
+            own |= {"send_flagged": settings.authoring.send_flagged} if asked else {}
+            task = partial(_measured, backends, settings.alignment, asked, self.withheld if asked else frozenset())
+            self._work("alignment", own, task, workers=1 if asked else settings.workers)
+        self._judge("selection", asdict(settings.selection), partial(_selected, settings))
+
+    def authoring(self) -> None:
+        """What a language model writes."""
+        own, seed = self.settings.authoring, self.settings.seed
+        for use in own.uses:
+            before = self.stages[-1].parts
+            stage = self._add(use, own.decisive(use, seed))
+            where = {"folder": self.folder / REPLIES, "bar": self.bar, "tell": self.tell}
+            author(stage, before, use, own, seed=seed, withheld=self.withheld, **where)
+
+    def _add(self, name: str, own: Any) -> Stage:
+        self.stages.append(enter(self.folder, name, len(self.stages), own, self.stages[-1]))
+        return self.stages[-1]
+
+    def _work(self, name: str, own: Any, task: Work, workers: int = 0) -> None:
+        before = self.stages[-1].parts
+        work(self._add(name, own), before, task, workers=workers or self.settings.workers, bar=self.bar)
+
+    def _judge(self, name: str, own: Any, judgment: Judgment) -> None:
+        before = self.stages[-1]
+        judge(self._add(name, own), before, judgment, bar=self.bar)
 
 
 def _costs(settings: CurateSettings) -> list[str]:
@@ -112,43 +169,6 @@ def _costs(settings: CurateSettings) -> list[str]:
         f"Language model, {name}: {cost.summary(*(prices if name != CAPTIONS else ()))}"
         for name, cost in spent(settings.out / "work" / REPLIES).items()
     ]
-
-
-def _ingest(folder: Path, settings: CurateSettings, bar: Bar) -> Stage:
-    """The pairs of all sources in parts; a kill begins it anew, but images that were made stay."""
-    own = {"sources": [asdict(source) for source in settings.sources], "part_size": settings.part_size}
-    if settings.degradation.share:
-        own |= {"degradation": asdict(settings.degradation), "seed": settings.seed}
-    stage = enter(folder, "ingest", 0, own, None)
-    if (stage.folder / _INGESTED).is_file():
-        return stage
-    skipped = Skipped()
-    with bar("ingest", 0) as step:
-        found = with_planned(_read(settings, skipped), settings.degradation, settings.seed)
-        for number, pairs in enumerate(in_parts(_unlike(found), settings.part_size)):
-            write_part(stage.folder / f"part-{number:06d}.parquet", pairs)
-            step()
-    write_json(stage.folder / _INGESTED, {"skipped": skipped.counts, "first": skipped.first})
-    return stage
-
-
-def _read(settings: CurateSettings, skipped: Skipped) -> Iterator[Pair]:
-    for number, source in enumerate(settings.sources):
-        reader, own = READERS[source.reader], source.settings
-        if "images_out" in reader.uses and own.images_out is None:
-            own = replace(own, images_out=(settings.out / "images" / f"{number:02d}-{source.reader}").resolve())
-        yield from reader(source.path, own, skipped)
-
-
-def _unlike(pairs: Iterable[Pair]) -> Iterator[Pair]:
-    """The pairs, whose ids must differ."""
-    seen: set[str] = set()
-    for pair in pairs:
-        if pair.id in seen:
-            remedy = "give sources that hold the same file different source names"
-            raise DataError(f"two pairs of {pair.source} have the id {pair.id}", where="ingest", remedy=remedy)
-        seen.add(pair.id)
-        yield pair
 
 
 # --- tasks of stages: functions of a part, or of all facts ----------------------------------------------------
@@ -169,7 +189,8 @@ def _worded(settings: WordingSettings, seed: int, pairs: list[Pair]) -> Outcome:
     worded: list[Pair] = []
     told: list[Decision] = []
     for pair in pairs:
-        if (pair.question and pair.text) or task_of(pair, settings.file) is None:
+        edited = pair.family in ("edit", "counterfactual")
+        if not edited or (pair.question and (pair.text or task_of(pair, settings.file) is None)):
             worded.append(pair)
             continue
         try:
@@ -199,9 +220,11 @@ def _opened(backends: BackendSettings) -> tuple[Any, Any, Any]:
 def _measured(
     backends: BackendSettings, settings: Any, asked: EndpointCaptioner | None, withheld: Set[str], pairs: list[Pair]
 ) -> Outcome:
+    """Training pairs are measured; scores of others would decide nothing, see :func:`_selected`."""
     own, embedder, scorer = _opened(backends)
-    found = measure([pair for pair in pairs if pair.id not in withheld], asked or own, embedder, scorer, settings)
-    unsent = [not_sent(pair, "alignment") for pair in pairs if pair.id in withheld and measurable(pair)]
+    training = [pair for pair in pairs if pair.split in ("", "train")]
+    found = measure([pair for pair in training if pair.id not in withheld], asked or own, embedder, scorer, settings)
+    unsent = [not_sent(pair, "alignment") for pair in training if pair.id in withheld and measurable(pair)]
     return Outcome(pairs, unsent, facts={one.pair: one.facts() for one in found})
 
 

@@ -1,14 +1,8 @@
-"""Exact and near duplicates, and images that stand in two splits, over a whole corpus.
-
-Time and memory grow with the number of images, not with that of their pairs: hashes are sorted by some of their bits
-at a time, so that only those which agree there are compared.
-"""
+"""Exact and near duplicates, and images that stand in two splits, over a whole corpus."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 import re
 import unicodedata
 from base64 import b64decode, b64encode
@@ -19,36 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unimedvl.data.curation.coarse import turns_of
 from unimedvl.data.curation.decisions import Decision
-from unimedvl.data.curation.fingerprints import Fingerprint, thumbs, unlike
+from unimedvl.data.curation.fingerprints import Fingerprint
+from unimedvl.data.curation.neighbors import DuplicateSettings, bits, leaders, links, near, search
 from unimedvl.data.curation.pairs import Pair
-from unimedvl.errors import ConfigError, DataError
+from unimedvl.errors import DataError
+
+__all__ = [
+    "STAGE", "DuplicateSettings", "Entry", "bits", "duplicates", "entry", "leaders", "links", "near", "normalized",
+]  # fmt: skip
 
 STAGE = "duplicates"
-_REACH = 256  # hashes that one is compared with, of those with the same bands
-_AT_ONCE = 65_536  # thumbnails that are compared in step
-_ONES = np.array([number.bit_count() for number in range(2**16)], np.uint8)
+_SHORT = 80  # characters of an answer that is a fact, not a description, of which there may be several
 _RANKS = {"test": 0, "validation": 1}  # who keeps an image that stands in several splits; training comes last
-
-
-@dataclass(frozen=True)
-class DuplicateSettings:
-    """What counts as near.
-
-    Attributes:
-        distance: bits of the perceptual hash in which two images may differ, 0 to 10.
-        difference: 1 - correlation of their thumbnails, at most; copies by JPEG, resizing or contrast stay below
-            0.002, while most neighboring slices and frames lie above.
-    """
-
-    distance: int = 6
-    difference: float = 0.002
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.distance <= 10:
-            raise ConfigError(f"distance {self.distance}", where="duplicates", remedy="give 0 to 10 of 64 bits")
-        if not 0 <= self.difference <= 2:
-            raise ConfigError(f"difference {self.difference}", where="duplicates", remedy="give 0 to 2")
 
 
 @dataclass(frozen=True)
@@ -57,20 +35,25 @@ class Entry:
 
     Attributes:
         split: ``train`` where it is empty.
-        key: 16 bytes, equal for pairs that ask or say the same.
+        key: 16 bytes, equal for pairs of one task that ask and say the same.
         images: fingerprints of what it shows and makes, in their order; masks, which resemble each other, are not
             images in this sense.
+        asked: 16 bytes, equal for pairs that ask the same; empty where nothing is asked, or an image is to be made.
+        short: whether it is answered in a few words.
     """
 
     pair: str
     split: str
     key: bytes
     images: tuple[Fingerprint, ...]
+    asked: bytes = b""
+    short: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON values."""
         images = [[image.exact, image.perceptual, b64encode(image.thumb).decode()] for image in self.images]
-        return {"split": self.split, "key": self.key.hex(), "images": images}
+        told = {"split": self.split, "key": self.key.hex(), "images": images}
+        return {**told, "asked": self.asked.hex(), "short": self.short}
 
     @classmethod
     def from_facts(cls, pair: str, facts: Mapping[str, Any]) -> Entry:
@@ -81,7 +64,8 @@ class Entry:
         """
         try:
             images = tuple(Fingerprint(exact, int(bits), b64decode(thumb)) for exact, bits, thumb in facts["images"])
-            return cls(pair, facts["split"], bytes.fromhex(facts["key"]), images)
+            keys = (bytes.fromhex(facts[name]) for name in ("key", "asked"))
+            return cls(pair, facts["split"], next(keys), images, next(keys), facts["short"])
         except (KeyError, TypeError, ValueError) as error:
             remedy = "take the fingerprints again"
             raise DataError("no facts for the search of duplicates", where=f"pair {pair}", remedy=remedy) from error
@@ -95,11 +79,24 @@ def entry(pair: Pair, prints: Mapping[str, Fingerprint]) -> Entry:
     """
     masked = pair.subtask == "segmentation"
     files = [file for file in (*pair.images, "" if masked else pair.target) if file]
-    said = normalized(pair.question) or normalized(pair.text)
     mask = prints[pair.target].exact if masked and pair.target else ""
-    key = "\0".join((pair.family, pair.subtask, str(len(pair.images)), mask, said))
-    digest = hashlib.sha256(key.encode()).digest()[:16]
-    return Entry(pair.id, pair.split or "train", digest, tuple(prints[file] for file in files))
+    turns = [(speaker, normalized(text)) for speaker, text in turns_of(pair)]
+    questions, answers = ([text for who, text in turns if who == speaker and text] for speaker in ("human", "gpt"))
+    # Speakers count: what is a question here may be an answer elsewhere.
+    said = [f"{speaker} {text}" for speaker, text in turns if text]
+    asks = bool(questions) and not pair.target
+    return Entry(
+        pair.id,
+        pair.split or "train",
+        _digest(pair.family, pair.subtask, str(len(pair.images)), mask, *said),
+        tuple(prints[file] for file in files),
+        _digest(*questions) if asks else b"",
+        asks and bool(answers) and max(map(len, answers)) <= _SHORT,
+    )
+
+
+def _digest(*words: str) -> bytes:
+    return hashlib.sha256("\0".join(words).encode()).digest()[:16]
 
 
 def normalized(text: str) -> str:
@@ -111,39 +108,82 @@ def duplicates(entries: Sequence[Entry], settings: DuplicateSettings | None = No
     """A ``drop`` for each pair that repeats another or leaks, in the order of the entries.
 
     A pair leaks when one of its images is equal or near to an image of a split that is held further out: test before
-    validation before training. Of what remains, pairs repeat each other when their images are in the same groups and
-    they ask the same, or without a question say the same; the first one stays.
+    validation before training; without images, when it asks the same as one there. Of what remains, pairs repeat each
+    other when their images are in the same groups and they ask and say the same; the first one stays.
+
+    A ``flag`` for pairs that stay and give other short answers to one question about the same images, and one for the
+    whole search, on the first pair concerned, where so many images are alike that not all of them were compared.
     """
     settings = settings or DuplicateSettings()
     images = _Images.of(entries)
-    one_L, two_L = links(images.prints, settings)
+    one_L, two_L, partly = search(images.prints, settings)
     groups_M = leaders(len(images.prints), one_L, two_L)
     owner_M = np.arange(len(images.prints))
     np.minimum.at(owner_M, two_L, one_L)
+    texts = _first_of_texts(entries)
     kept: dict[tuple[object, ...], Entry] = {}
-    decisions: list[Decision] = []
+    decisions: dict[str, list[Decision]] = {}
     for one in entries:
         numbers = [images.numbers[image.exact] for image in one.images]
         # The smaller a number, the further is its split held out.
-        owner = images.firsts[min(owner_M[number] for number in numbers)] if numbers else one
+        owner = images.firsts[min(owner_M[number] for number in numbers)] if numbers else texts[_said(one)]
         if _rank(owner.split) < _rank(one.split):
-            detail = f"an image is equal or near to one of pair {owner.pair}"
-            decisions.append(Decision(one.pair, STAGE, "drop", f"leaked from {owner.split}", detail))
+            what = "an image is equal or near to one" if numbers else "its question, or without one its text, is that"
+            leak = Decision(one.pair, STAGE, "drop", f"leaked from {owner.split}", f"{what} of pair {owner.pair}")
+            decisions.setdefault(one.pair, []).append(leak)
             continue
         first = kept.setdefault((one.key, *(int(groups_M[number]) for number in numbers)), one)
         if first is not one:
             same = [image.exact for image in first.images] == [image.exact for image in one.images]
             reason = "exact duplicate" if same else "near duplicate"
-            decisions.append(Decision(one.pair, STAGE, "drop", reason, f"of pair {first.pair}"))
-    return decisions
+            repeated = Decision(one.pair, STAGE, "drop", reason, f"of pair {first.pair}")
+            decisions.setdefault(one.pair, []).append(repeated)
+    for flag in (*_otherwise_answered(kept), *_told(images, partly)):
+        decisions.setdefault(flag.pair, []).append(flag)
+    return [decision for one in entries for decision in decisions.get(one.pair, ())]
+
+
+def _said(one: Entry) -> bytes:
+    """By what texts leak: a question of the test leaks with any answer."""
+    return one.asked or one.key
+
+
+def _first_of_texts(entries: Sequence[Entry]) -> dict[bytes, Entry]:
+    """Of what pairs without images say, the first one in the split that is held furthest out."""
+    firsts: dict[bytes, Entry] = {}
+    for one in sorted(entries, key=lambda one: _rank(one.split)):  # stable
+        if not one.images:
+            firsts.setdefault(_said(one), one)
+    return firsts
+
+
+def _otherwise_answered(kept: Mapping[tuple[object, ...], Entry]) -> Iterator[Decision]:
+    alike: dict[tuple[object, ...], list[Entry]] = {}
+    for (_, *groups), one in kept.items():
+        if one.asked and one.short:
+            alike.setdefault((one.asked, *groups), []).append(one)
+    for several in alike.values():
+        for one in several if len(several) > 1 else ():
+            other = several[1] if one is several[0] else several[0]
+            yield Decision(one.pair, STAGE, "flag", "other answer to the same question", f"than pair {other.pair}")
+
+
+def _told(images: _Images, partly: NDArray[np.bool_]) -> Iterator[Decision]:
+    if count := int(partly.sum()):
+        detail = f"{count:,} images resemble so many others that each was compared with the closest only"
+        first = images.firsts[int(partly.argmax())].pair
+        yield Decision(first, STAGE, "flag", "searched in part", detail, float(count))
 
 
 @dataclass(frozen=True)
 class _Images:
     """The different images of a corpus, numbered by how far their split is held out, then in their order.
 
+    Images of one hash and thumbnail, which nothing here tells apart, have one number.
+
     Attributes:
-        numbers: of each exact hash; ``firsts``: the first entry of each number, in the split that is held furthest out.
+        firsts: the first entry of each number, in the split that is held furthest out.
+        numbers: of each exact hash.
     """
 
     prints: list[Fingerprint]
@@ -152,84 +192,18 @@ class _Images:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> _Images:
-        best: dict[str, tuple[Fingerprint, Entry]] = {}
+        prints: list[Fingerprint] = []
+        firsts: list[Entry] = []
+        numbers: dict[str, int] = {}
+        seen: dict[tuple[int, bytes], int] = {}
         for one in sorted(entries, key=lambda one: _rank(one.split)):  # stable
             for image in one.images:
-                best.setdefault(image.exact, (image, one))
-        prints, firsts = [image for image, _ in best.values()], [one for _, one in best.values()]
-        return cls(prints, firsts, {exact: number for number, exact in enumerate(best)})
-
-
-def links(prints: Sequence[Fingerprint], settings: DuplicateSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of all near pairs of images, each once, the smaller one first; sorted by the larger, then the smaller."""
-    count = len(prints)
-    hashes_N = np.array([image.perceptual for image in prints], np.uint64)
-    thumbs_NP = thumbs(prints)
-    held, waiting = [np.zeros(0, np.int64)], 0
-    for one, two in near(hashes_N, settings.distance):
-        for first in range(0, len(one), _AT_ONCE):
-            some, others = one[first : first + _AT_ONCE], two[first : first + _AT_ONCE]
-            alike = unlike(thumbs_NP[some], thumbs_NP[others]) <= settings.difference
-            low, high = np.minimum(some, others)[alike], np.maximum(some, others)[alike]
-            held.append(high.astype(np.int64) * count + low)
-            waiting += len(low)
-        if waiting > count + _AT_ONCE:
-            held, waiting = [np.unique(np.concatenate(held))], 0
-    codes = np.unique(np.concatenate(held))
-    return codes % max(count, 1), codes // max(count, 1)
-
-
-def leaders(count: int, one_L: NDArray[np.int64], two_L: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The image that stands for each, int64 (count,): the smallest that is near and stands for itself, or its own.
-
-    Groups of all that hang together would not do: slices of a volume are each near to the next, and whole volumes
-    would be one group.
-
-    Args:
-        one_L, two_L: see :func:`links`.
-    """
-    leader = list(range(count))
-    for one, two in zip(one_L.tolist(), two_L.tolist(), strict=True):
-        if leader[two] == two and leader[one] == one:
-            leader[two] = one
-    return np.array(leader, np.int64)
-
-
-def near(hashes_N: NDArray[np.uint64], distance: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Places of all pairs of hashes that differ by at most ``distance`` bits, in batches; a pair may come repeatedly.
-
-    The 64 bits are cut into a few bands more than may differ, so that some bands of such a pair are equal: for each
-    choice of bands the hashes are sorted by these, and neighbors compared. Where more than 256 hashes agree in all
-    chosen bands, each is compared with the 256 that follow, which keeps the time linear whatever the images are.
-    """
-    for mask in _masks(distance):
-        keys_N = hashes_N & mask
-        order_N = np.argsort(keys_N, kind="stable")
-        keys_N = keys_N[order_N]
-        places = np.arange(len(keys_N) - 1)
-        for offset in range(1, _REACH + 1):
-            places = places[: np.searchsorted(places, len(keys_N) - offset)]
-            places = places[keys_N[places] == keys_N[places + offset]]
-            if not len(places):
-                break
-            one, two = order_N[places], order_N[places + offset]
-            close = bits(hashes_N[one] ^ hashes_N[two]) <= distance
-            yield one[close], two[close]
-
-
-def bits(values_N: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Ones in the binary digits of each value."""
-    return _ONES[values_N.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.uint8)
-
-
-def _masks(distance: int) -> list[np.uint64]:
-    """Masks of the bands that are sorted by: for any ``distance`` bits, one mask that has none of them."""
-    equal = 1 if distance == 0 else 2 if distance <= 6 else 3
-    edges = np.linspace(0, 64, distance + equal + 1).round().astype(int).tolist()
-    bands = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
-    chosen = [np.uint64(sum(some)) for some in itertools.combinations(bands, equal)]
-    assert len(chosen) == math.comb(distance + equal, equal)
-    return chosen
+                number = seen.setdefault((image.perceptual, image.thumb), len(prints))
+                numbers.setdefault(image.exact, number)
+                if number == len(prints):
+                    prints.append(image)
+                    firsts.append(one)
+        return cls(prints, firsts, numbers)
 
 
 def _rank(split: str) -> int:

@@ -7,7 +7,7 @@ different eyes differ by a few bits. So a small standardized thumbnail is kept t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from unimedvl.imaging import read_image, to_rgb
 _HASHED = 32  # side of the picture that is transformed
 _LOW = 8  # of its frequencies along each axis that make the 64 bits
 _THUMB = 16
+_BLOCK = 256  # thumbnails that are compared with others in step
+_SAMPLED = 2048  # of a crowd, by which its direction is found
 _STEP = 24.0  # levels of a thumbnail's byte for one standard deviation; 128 is the mean
 
 
@@ -101,6 +103,57 @@ def unlike(one_NP: NDArray[np.uint8], two_NP: NDArray[np.uint8]) -> NDArray[np.f
     squares_N = np.square(one).sum(axis=1) * np.square(two).sum(axis=1)
     plain_N = (one_NP == two_NP).all(axis=1)
     return np.where(plain_N, 0, 1 - (one * two).sum(axis=1) / np.sqrt(np.maximum(squares_N, 1e-12))).astype(np.float32)
+
+
+def alike(
+    thumbs_NP: NDArray[np.uint8], difference: float, seed: int, reach: int, most: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Places of pairs of thumbnails that differ by at most ``difference``, the smaller first, each at most once.
+
+    The thumbnails are put in order along one direction in which they vary, drawn by ``seed``; near ones are then close
+    by. So time and memory grow with their number, and of up to ``reach`` + 1 thumbnails no pair is missed.
+
+    Args:
+        reach: how many on either side each one is compared with.
+        most: partners of each that are named, those of the smallest places.
+    """
+    order_N = np.argsort(_along(thumbs_NP, seed), kind="stable")
+    for first in range(0, len(order_N), _BLOCK):
+        rows_B = order_N[first : first + _BLOCK]
+        places_C = np.arange(max(first - reach, 0), min(first + _BLOCK + reach, len(order_N)))
+        places_C = places_C[np.argsort(order_N[places_C])]  # smallest places first
+        columns_C = order_N[places_C]
+        apart_BC = np.abs(places_C - np.arange(first, first + len(rows_B))[:, None])
+        near_BC = (apart_BC <= reach) & (columns_C < rows_B[:, None])
+        near_BC &= _unlike_all(thumbs_NP[rows_B], thumbs_NP[columns_C]) <= difference
+        near_BC &= np.cumsum(near_BC, axis=1) <= most
+        row_L, column_L = near_BC.nonzero()
+        yield columns_C[column_L], rows_B[row_L]
+
+
+def _along(thumbs_NP: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+    """Where each thumbnail lies on a random line that runs along what tells them apart."""
+    step = max(len(thumbs_NP) // _SAMPLED, 1)
+    sample_SP = _standard(thumbs_NP[::step])
+    sample_SP -= sample_SP.mean(axis=0)
+    random_P = np.random.default_rng(seed).normal(size=sample_SP.shape[1]).astype(np.float32)
+    line_P = sample_SP.T @ (sample_SP @ random_P)
+    blocks = range(0, len(thumbs_NP), _SAMPLED)
+    return np.concatenate([_standard(thumbs_NP[first : first + _SAMPLED]) @ line_P for first in blocks])
+
+
+def _unlike_all(one_NP: NDArray[np.uint8], two_MP: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """As :func:`unlike` of each with each, float32 (N, M); equal ones are told by rounding."""
+    unlike_NM = 1 - _standard(one_NP) @ _standard(two_MP).T
+    unlike_NM[unlike_NM < 1e-6] = 0  # correlations are exact to some 1e-7
+    return unlike_NM
+
+
+def _standard(thumbs_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Thumbnails of mean 0 and length 1; plain ones all the same, at right angles to all others."""
+    centered_NP = thumbs_NP - thumbs_NP.mean(axis=1, keepdims=True, dtype=np.float32)
+    length_N1 = np.linalg.norm(centered_NP, axis=1, keepdims=True)
+    return np.where(length_N1 > 0, centered_NP / np.maximum(length_N1, 1e-6), 1 / _THUMB).astype(np.float32)
 
 
 def _exact(image: Image.Image) -> str:

@@ -5,60 +5,26 @@ Flags name the kind and the place of what was found, never its words: the record
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from itertools import chain
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.glyphs import longest_line
 from unimedvl.data.curation.pairs import Pair
+from unimedvl.data.curation.personal import PATTERNS, found_in, kind_of_fact
+from unimedvl.data.records import IMAGE_MARK
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import read_image
 
+__all__ = ["PATTERNS", "STAGE", "PixelCheck", "PrivacySettings", "found_in", "privacy"]
+
 STAGE = "privacy"
 PixelCheck = Literal["glyphs", "tesseract", "none"]
-
-_MONTH = r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
-_MONTH += r"|Nov(?:ember)?|Dec(?:ember)?)\.?"
-_DAY, _MONTH_NUMBER, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
-_NAME = r"[A-Z][a-z]+(?:[-'][A-Z][a-z]+)?"
-_STREET = r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Square|Court|Place)"
-
-# What HIPAA's safe harbor lists and a text of an image may hold; a year alone may stay.
-PATTERNS: dict[str, re.Pattern[str]] = {
-    "email": re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    "date": re.compile(
-        rf"(?<![\d./-]){_YEAR}([-/.]){_MONTH_NUMBER}\1{_DAY}(?![\d/]|-\d)"
-        rf"|(?<![\d./-])(?:{_DAY}([-/.]){_MONTH_NUMBER}|{_MONTH_NUMBER}([-/.]){_DAY})(?:\2|\3){_YEAR}(?![\d/]|-\d)"
-        rf"|(?<![\d./-])(?:{_DAY}/{_MONTH_NUMBER}|{_MONTH_NUMBER}/{_DAY})/\d\d(?![\d/]|-\d)"
-        rf"|\b{_DAY}(?:st|nd|rd|th)?(?: of)?[ -]{_MONTH},?[ -]{_YEAR}\b"
-        rf"|\b{_MONTH} (?:{_DAY}(?:st|nd|rd|th)?,? )?{_YEAR}\b"
-    ),
-    "record number": re.compile(
-        r"(?i:\b(?:MRN|medical record(?: number)?|accession|patient id|hospital (?:number|no)|NHS (?:number|no)"
-        r"|case (?:number|no)|SSN))\b\.?\s*(?i:number|no\.?|#)?\s*[:#]?\s*[A-Z]{0,4}[-]?\d[\d-]{2,}"
-        r"|\b\d{3}-\d{2}-\d{4}\b|(?<![\d.])\d{7,}(?![\d.]*\d)"
-    ),
-    "phone": re.compile(
-        r"(?i:\b(?:tel|phone|telephone|fax|mobile))\b\.?\s*:?\s*\+?[\d(][\d() .-]{5,}\d"
-        r"|(?<![\w.])(?:\+\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\d)"
-        r"|(?<![\w.])\+\d{1,3}(?:[ .-]?\d{2,4}){3,5}(?!\d)"
-    ),
-    "age over 89": re.compile(
-        r"(?i)\b(?:9\d|1[0-2]\d)[ -]?(?:years?|yrs?|y)\.?[ -]?(?:old|of age|o\b)|\b(?:9\d|1[0-2]\d) ?y/?o\b"
-        r"|\bage[d]?\s*:?\s*(?:of )?(?:9\d|1[0-2]\d)\b(?! ?(?:%|mm|cm|days|weeks|months))"
-    ),
-    "address": re.compile(rf"\b\d{{1,5}}[A-Za-z]? (?:{_NAME} ){{1,3}}{_STREET}\b|\b[A-Z]{{2}} \d{{5}}(?:-\d{{4}})?\b"),
-    "name": re.compile(
-        rf"\b(?:Dr|Mr|Mrs|Ms|Prof|Professor|Miss)\b\.? {{1,2}}(?:[A-Z]\. ?)?{_NAME}"
-        rf"|\b(?i:patient(?:'s)? name|name|referring physician|physician|radiologist)\s*:\s*{_NAME}"
-        rf"|\b(?:Mr|Mrs|Ms|Dr)\b\.? [A-Z]{{2,}}\b|\b(?i:signed|reported|dictated) by:? {_NAME},? {_NAME}"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -93,17 +59,52 @@ def privacy(pairs: Sequence[Pair], settings: PrivacySettings | None = None) -> l
     ]
 
 
-def found_in(text: str) -> dict[str, list[tuple[int, int]]]:
-    """Kinds of personal facts in a text, and where each begins and ends."""
-    found = {kind: [match.span() for match in pattern.finditer(text)] for kind, pattern in PATTERNS.items()}
-    return {kind: spans for kind, spans in found.items() if spans}
-
-
 def _in_texts(pair: Pair) -> Iterator[Decision]:
-    for name in ("question", "text"):
-        for kind, spans in found_in(getattr(pair, name)).items():
-            places = ", ".join(f"{first} to {last}" for first, last in spans)
-            yield Decision(pair.id, STAGE, "flag", f"{kind} in text", f"characters {places} of its {name}")
+    """Of its question, its text, further turns and what else the source told in words."""
+    for kind, places, name in chain(_in_words(pair), _in_facts(pair.more)):
+        yield Decision(pair.id, STAGE, "flag", kind, f"{places} of {name}" if places else name)
+
+
+def _in_words(pair: Pair) -> Iterator[tuple[str, str, str]]:
+    said = [("its question", pair.question), ("its text", pair.text)]
+    known = {pair.question.strip(), pair.text.strip()}
+    told: Sequence[Sequence[str]] = pair.more.get("turns") or []
+    turns = [(f"turn {number}", text) for number, (_, text) in enumerate(told, 1)]
+    said += [(name, text) for name, text in turns if text.replace(IMAGE_MARK, "").strip() not in known]
+    for name, text in said:
+        for kind, spans in found_in(text).items():
+            yield f"{kind} in text", _places(spans), name
+
+
+def _in_facts(more: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Kinds, places and names; the last names what was found by the name of the fact itself."""
+    for name, value in more.items():
+        if name == "turns":
+            continue
+        told = [text for text in _plain(value) if text]
+        if kind := kind_of_fact(name, told):
+            yield f"{kind} in facts", "", f"fact {name!r}"
+        else:
+            for text in told:
+                for kind, spans in found_in(text).items():
+                    if " " in text or kind != "record number":  # a number alone tells images apart in any data set
+                        yield f"{kind} in facts", _places(spans), f"fact {name!r}"
+        for within in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(within, Mapping):
+                yield from _in_facts({f"{name}.{inner}": each for inner, each in within.items()})
+
+
+def _plain(value: Any) -> Iterator[str]:
+    """Texts and numbers of a fact, but for those with names of their own."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield str(value).strip()
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _plain(each)
+
+
+def _places(spans: Sequence[tuple[int, int]]) -> str:
+    return "characters " + ", ".join(f"{first} to {last}" for first, last in spans)
 
 
 def _in_images(

@@ -50,6 +50,11 @@ class BackendSettings:
     embedder: str = "minilm"
     scorer: str = ""
 
+    def __post_init__(self) -> None:
+        if self.scorer and not self.captioner:
+            remedy = "give backends.captioner too, such as unimedvl:bundled"
+            raise ConfigError(f"scorer {self.scorer!r} without a captioner", where="backends", remedy=remedy)
+
 
 @dataclass(frozen=True)
 class CurateSettings:
@@ -80,8 +85,10 @@ class CurateSettings:
     authoring: AuthoringSettings = field(default_factory=AuthoringSettings)
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}", where="curate", remedy="give 0 or more")
         for name in ("workers", "part_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where="curate", remedy="give 1 or more")
-        if wrong := next((name for name in self.files.values() if not re.fullmatch(r"[\w.-]+", name)), None):
+        if wrong := next((name for name in self.files.values() if not re.fullmatch(r"\w[\w.-]*", name)), None):
             raise ConfigError(f"files: {wrong!r}", where="curate", remedy="give a plain name, such as captions")

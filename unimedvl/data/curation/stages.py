@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimedvl import __version__
 from unimedvl.data.curation.decisions import Decision, read_decisions, write_decisions
 from unimedvl.data.curation.pairs import Pair, read_part, write_part
 from unimedvl.errors import ConfigError
@@ -82,15 +83,22 @@ class Stage:
 
 
 def enter(folder: Path, name: str, number: int, settings: Any, before: Stage | None) -> Stage:
-    """The stage in its folder; what was there of other settings or other input is removed."""
-    content = json.dumps([name, settings, before.digest if before else ""], sort_keys=True, default=str)
+    """The stage in its folder; what was there of other settings, other input or another version is removed."""
+    content = json.dumps([name, settings, before.digest if before else __version__], sort_keys=True, default=str)
     stage = Stage(folder / f"{number:02d}-{name}", hashlib.sha256(content.encode()).hexdigest()[:16])
     about = stage.folder / _ABOUT
-    known = json.loads(about.read_text(encoding="utf-8"))["digest"] if about.is_file() else None
-    if known != stage.digest:
+    if _digest_in(about) != stage.digest:
         shutil.rmtree(stage.folder, ignore_errors=True)
         write_json(about, {"name": name, "digest": stage.digest, "settings": json.loads(content)[1]})
     return stage
+
+
+def _digest_in(about: Path) -> str | None:
+    """What a stage that was begun depends on; None where there is none, or its file is damaged."""
+    try:
+        return json.loads(about.read_text(encoding="utf-8"))["digest"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def work(stage: Stage, before: Sequence[Path], task: Work, *, workers: int, bar: Bar) -> None:

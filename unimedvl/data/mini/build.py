@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimedvl.data.curation.corpus import MANIFEST, write_corpus
-from unimedvl.data.curation.curate import staged
+from unimedvl.data.curation.curate import held, staged
 from unimedvl.data.curation.degradation import DegradationSettings
 from unimedvl.data.curation.ingest import ReaderSettings
 from unimedvl.data.curation.settings import CurateSettings, SourceSettings
@@ -79,7 +79,12 @@ def build(out: str | Path, seed: int = 0, bar: Bar = _silent) -> Built:
     out = Path(out).resolve()
     _make_room(out)
     settings = settings_of(out, seed)
-    stages = staged(settings, bar)
+    with held(out):
+        return _built(settings, bar)
+
+
+def _built(settings: CurateSettings, bar: Bar) -> Built:
+    out, stages = settings.out, staged(settings, bar)
     texts = [text for pair in stages[-1].pairs() if pair.split == "train" for text in (pair.question, pair.text)]
     write_tokenizer(filter(None, texts), out / "tokenizer")
     about = {"name": NAME, "version": VERSION, "packages": origins.versions()}
@@ -105,6 +110,7 @@ def _make_room(out: Path) -> None:
     if manifest.get("version", VERSION) != VERSION:
         for name in [*manifest["files"], MANIFEST]:
             (out / name).unlink(missing_ok=True)
+        (out / "work" / "00-ingest").mkdir(parents=True, exist_ok=True)  # which makes the folder ours
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -102,7 +102,33 @@ def test_captions_are_written_once_an_image(tmp_path):
     twice = [*pairs, Pair("f" * 16, "s", "understanding", text="The brain of it", images=(pairs[0].picture,))]
     captioner = ByGray()
     assert len(measure(twice, captioner, BagOfWords(), settings=AlignmentSettings(captions=3, seed=7))) == 2
-    assert captioner.asked == [(pairs[0].id, 3, 7)]
+    ((_, count, seed),) = captioner.asked
+    assert (count, seed) == (3, 7)
+
+
+def test_an_image_is_asked_for_by_its_pixels_whatever_the_part(tmp_path):
+    pairs = corpus(tmp_path, 8)
+    again = [
+        Pair(f"a{number}", "s", "understanding", text="A brain", images=(pair.picture,))
+        for number, pair in enumerate(pairs)
+    ]
+    mixed = [*again[4:], *pairs, *again[:4]]
+
+    def keys(parts):
+        captioner = ByGray()
+        for part in parts:
+            measure(part, captioner, BagOfWords())
+        return {key for key, *_ in captioner.asked}
+
+    whole = keys([mixed])
+    assert len(whole) == 8
+    for size in (1, 3, 7):
+        assert keys(mixed[first : first + size] for first in range(0, len(mixed), size)) == whole
+    (tmp_path / "moved").mkdir()
+    assert keys([corpus(tmp_path / "moved", 8)]) == whole
+    assert not keys([corpus(tmp_path, 1)]) - whole
+    Image.new("RGB", (40, 10), (5,) * 3).save(pairs[0].picture)  # as many pixels of the same gray
+    assert not keys([pairs[:1]]) & whole
 
 
 def test_chunks_change_nothing(tmp_path):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,12 +18,24 @@ from unimedvl.data.curation.audit.table import text_table
 from unimedvl.data.curation.pairs import Pair
 from unimedvl.errors import ConfigError, DataError
 
-SHEET = Sheet("a" * 16, {"p0": "CT", "p1": "CT", "p2": "MRI", "p3": "MRI"})
 KEYS = list(BY_KEY)
 
 
+def sheet_with(modalities):
+    return Sheet("a" * 16, modalities, dict.fromkeys(modalities, "0" * 16))
+
+
+SHEET = sheet_with({"p0": "CT", "p1": "CT", "p2": "MRI", "p3": "MRI"})
+
+
 def scores(*values):
+    """Of the first dimensions; the others are not rated."""
     return dict(zip(KEYS, values, strict=False))
+
+
+def whole(*values):
+    """Of all dimensions, of which those after the first do not apply."""
+    return dict.fromkeys(KEYS) | scores(*values)
 
 
 def write(path, given, rater="Dr A", /, **changes):
@@ -40,7 +53,7 @@ def test_files_of_two_raters(tmp_path):
     assert (first.complete, second.complete, second.scores, second.comments) == (1, 0, {}, {"p2": "blurred"})
     # Modality match 1 counts 5; reasoning does not apply.
     assert first.mean("p0") == pytest.approx((5 + 4 + 3 + 5 + 4 + 4) / 6)
-    assert first.mean("p1") == pytest.approx(1)
+    assert first.mean("p1") is None  # five of the seven are not rated yet
     assert first.mean("p3") is None
 
 
@@ -84,8 +97,8 @@ def test_files_that_are_none(tmp_path):
 
 def test_means_and_intervals_by_hand():
     raters = [
-        Ratings("A", {"p0": scores(1, 4), "p1": scores(1, 2), "p2": scores(0, 5)}, {}),
-        Ratings("B", {"p0": scores(1, 2), "p2": {"accuracy": None}}, {}),
+        Ratings("A", {"p0": whole(1, 4), "p1": whole(1, 2), "p2": whole(0, 5)}, {}),
+        Ratings("B", {"p0": whole(1, 2), "p2": {"accuracy": None}}, {}),
     ]
     found = {(score.dimension, score.modality): score for score in summarize(SHEET, raters).scores}
     accuracy = found["accuracy", None]
@@ -116,7 +129,7 @@ def kappa_by_hand(firsts, seconds, highest):
 def test_agreement_against_the_formula():
     generator = np.random.default_rng(0)
     ids = [f"p{number}" for number in range(40)]
-    sheet = Sheet("a" * 16, dict.fromkeys(ids, "CT"))
+    sheet = sheet_with(dict.fromkeys(ids, "CT"))
     truth = generator.integers(0, 6, 40)
     given = [np.clip(truth + generator.integers(-1, 2, 40), 0, 5).tolist() for _ in range(3)]
     raters = [
@@ -139,8 +152,8 @@ def test_agreement_against_the_formula():
 
 def test_rows_that_fail():
     raters = [
-        Ratings("A", {"p0": scores(1, 5), "p1": scores(0, 5, 5, 5), "p2": scores(1, 0, 1)}, {"p2": "not the liver"}),
-        Ratings("B", {"p0": scores(1, 5), "p1": scores(1, 5, 5, 5)}, {}),
+        Ratings("A", {"p0": whole(1, 5), "p1": whole(0, 5, 5, 5), "p2": whole(1, 0, 1)}, {"p2": "not the liver"}),
+        Ratings("B", {"p0": whole(1, 5), "p1": whole(1, 5, 5, 5)}, {}),
     ]
     found = {row.id: row for row in failing(SHEET, raters)}
     assert {pair: row.reason for pair, row in found.items()} == {"p1": "modality", "p2": "mean"}
@@ -156,6 +169,22 @@ def test_rows_that_fail():
             failing(SHEET, raters, threshold=threshold)
 
 
+@pytest.mark.parametrize("rated", [scores(0), scores(1, 0), scores(0, 0, 0, 0, 0, 0), {"accuracy": None}])
+def test_what_is_rated_in_part_neither_fails_nor_counts_for_the_mean(rated):
+    one = Ratings("A", {"p0": rated, "p1": whole(1, 5)}, {})
+    summary = summarize(SHEET, [one])
+    assert summary.failing == []
+    assert (summary.complete, summary.partial) == ({"A": 1}, {"A": 1})
+    assert [score.count for score in summary.scores if score.dimension == "mean" and score.modality is None] == [1]
+    assert "rated in part by: A 1; " in text_table(summary)
+    other = Ratings("B", {"p0": whole(1, 0)}, {})  # says all of it, and alone
+    assert [(row.id, row.reason, row.mean) for row in failing(SHEET, [one, other])] == [("p0", "mean", 2.5)]
+
+
+def test_nothing_is_said_of_parts_where_there_are_none():
+    assert "in part" not in text_table(summarize(SHEET, [Ratings("A", {"p0": whole(1)}, {})]))
+
+
 def test_nothing_rated():
     summary = summarize(SHEET, [Ratings("A", {}, {})])
     assert (summary.scores, summary.failing) == ([], [])
@@ -164,7 +193,7 @@ def test_nothing_rated():
 
 
 def test_without_scipy_or_sklearn(monkeypatch):
-    raters = [Ratings(name, {"p0": scores(1, 2), "p1": scores(0, 3)}, {}) for name in "AB"]
+    raters = [Ratings(name, {"p0": whole(1, 2), "p1": whole(0, 3)}, {}) for name in "AB"]
     for module in ("sklearn.metrics", "scipy.stats"):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ConfigError, match=r"unimedvl\[eval\]"):
@@ -176,6 +205,23 @@ def test_an_audit_is_known_by_all_that_is_rated():
     assert sheet_of([one]) == sheet_of([one])
     other = Pair("0" * 16, "x", "understanding", text="B.")
     assert sheet_of([one]).audit != sheet_of([other]).audit
+
+
+def test_a_sheet_tells_pairs_by_their_words_and_the_bytes_of_their_images(tmp_path):
+    for name, gray in (("a", 10), ("b", 10), ("c", 11)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4), gray).save(tmp_path / name / "x.png")
+    pair = Pair("0" * 16, "x", "understanding", question="Which?", text="A.", images=("x.png",))
+    a, b, c = (sheet_of([pair], tmp_path / name) for name in "abc")
+    assert a == b != c
+    turns = replace(pair, more={"turns": [["human", "Which?"], ["gpt", "A."]]})
+    for other in (replace(pair, question="What?"), replace(pair, modality="CT"), turns):
+        assert sheet_of([other], tmp_path / "a").contents != a.contents
+    # Neither its place in the corpus nor what the source tells besides is on the page.
+    same = replace(pair, split="test", source="y", license="MIT", more={"age": 3})
+    assert sheet_of([same], tmp_path / "a") == a
+    write_page([pair], tmp_path / "p.html", root=tmp_path / "a")
+    assert read_sheet(tmp_path / "p.json") == a
 
 
 def test_embedded_images_are_small_and_carry_no_metadata(tmp_path):
@@ -204,6 +250,8 @@ def test_pages_that_cannot_be_written(tmp_path):
         write_page([pair], tmp_path / "a.html", root=tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / "s.json").write_text('{"format": 1}')
-    for name in ("s.json", "absent.json"):
+    known = {"format": FORMAT, "audit": "a" * 16, "modalities": {"p0": "CT"}, "contents": {}}
+    (tmp_path / "t.json").write_text(json.dumps(known))
+    for name in ("s.json", "t.json", "absent.json"):
         with pytest.raises(DataError, match="beside the page"):
             read_sheet(tmp_path / name)

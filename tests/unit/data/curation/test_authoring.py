@@ -6,21 +6,23 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.unit.data.curation.fake_author import DESCRIPTION, NEVER, answer
 from tests.unit.data.curation.fake_endpoint import FAULTS, serving, settings, text_of
-from unimedvl.data.curation import prompts
-from unimedvl.data.curation.alignment import Measured
+from unimedvl.data.curation import curate, prompts
+from unimedvl.data.curation.alignment import AlignmentSettings, Measured
 from unimedvl.data.curation.authoring import AuthoringSettings, _guarded, author, captioning, spent
 from unimedvl.data.curation.backends import EndpointCaptioner
 from unimedvl.data.curation.curate import _selected
 from unimedvl.data.curation.decisions import Decision
 from unimedvl.data.curation.pairs import Pair, in_parts, write_part
 from unimedvl.data.curation.refine import noted
-from unimedvl.data.curation.settings import CurateSettings
+from unimedvl.data.curation.settings import BackendSettings, CurateSettings
 from unimedvl.data.curation.stages import enter
 from unimedvl.endpoint import UnreachedError
 from unimedvl.errors import ConfigError
@@ -188,6 +190,38 @@ def test_a_pair_that_is_refused_is_flagged(server, pairs, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("use", ["augment", "reason", "refine"])
+def test_a_part_of_which_everything_is_refused_is_not_finished(server, pairs, tmp_path, use):
+    """Too few for the limit of requests that ends a run."""
+    chosen = [pair for pair in pairs if {"augment": "t", "reason": "u", "refine": "e"}[use] == pair.id[0]][:6]
+    server.fault = lambda text, before: "400"
+    with pytest.raises(ConfigError) as caught:
+        Build(tmp_path, chosen, server).run(use)
+    assert str(caught.value).startswith("all requests for 6 pairs were refused: the language model refuses: HTTP 400")
+    assert server.url in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / f"01-{use}").glob("part-*"))
+    server.fault = lambda text, before: None
+    assert Build(tmp_path, chosen, server).run(use) == Build(tmp_path / "whole", chosen, server).run(use)
+
+
+def test_refusals_among_others_and_few_alone_are_of_the_pairs(server, pairs, tmp_path):
+    asked = [pair for pair in pairs if pair.id[0] == "u"]
+    server.fault = lambda text, before: None if "#2" in text else "400"
+    _, decisions = Build(tmp_path / "a", asked[:6], server).run("reason")
+    assert [each.action for each in decisions.values()] == ["flag"] * 2 + ["keep"] + ["flag"] * 3
+    _, decisions = Build(tmp_path / "b", asked[6:10], server).run("reason")
+    assert [each.reason for each in decisions.values()] == ["reasoning refused"] * 4
+    # Replies that were kept count: the endpoint takes such requests.
+    server.fault = lambda text, before: None
+    Build(tmp_path / "c", asked[:1], server).run("reason")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "c" / "replies").rename(tmp_path / "d" / "replies")
+    server.fault = lambda text, before: "400"
+    _, decisions = Build(tmp_path / "d", asked[:6], server).run("reason")
+    assert [each.action for each in decisions.values()] == ["keep"] + ["flag"] * 5
+
+
 def test_what_the_guard_of_privacy_has_flagged_is_not_sent(server, pairs, tmp_path):
     made, decisions = Build(tmp_path, pairs, server).run("reason", withheld={"u3", "u6", "t0"})
     assert [made[pairs.index(pair)] for pair in pairs if pair.id in ("u3", "u6")] == [
@@ -318,6 +352,25 @@ def test_pairs_whose_captions_were_refused_are_flagged_and_bend_no_scores():
     assert (flagged.action, flagged.reason) == ("flag", "no captions")
     assert with_it == without
     assert [each.score for each in without.values()] == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2])
+
+
+def test_only_training_pairs_are_captioned(server, tmp_path, monkeypatch):
+    """Of others scores would decide nothing, but captions are paid for."""
+    embedder = SimpleNamespace(name="e", embed=lambda texts: np.ones((len(texts), 1), np.float32))
+    monkeypatch.setattr(curate, "_opened", lambda backends: (None, embedder, None))
+    pairs = []
+    for number, split in enumerate(("", "train", "validation", "test")):
+        Image.new("RGB", (40, 40), (number, 9, 9)).save(tmp_path / f"{number}.png")
+        image = str(tmp_path / f"{number}.png")
+        pairs += [Pair(f"{name}{number}", "s", "t2i", split=split, text="A lung", target=image) for name in "ab"]
+    own, backends = AuthoringSettings(**settings(server)), BackendSettings(f"endpoint:{server.url}#m")
+    with captioning(backends.captioner, own, tmp_path, print) as asked:
+        withheld = {"b1", "b2", "b3"}
+        outcome = curate._measured(backends, AlignmentSettings(captions=2), asked, withheld, pairs)
+    assert outcome.pairs == pairs
+    assert set(outcome.facts) == {"a0", "b0", "a1"}
+    assert [each.pair for each in outcome.decisions] == ["b1"]
+    assert server.asked.total() == 2 * 2
 
 
 def test_the_config_that_ships_can_be_read():

@@ -176,6 +176,18 @@ def test_a_caption_that_is_refused_is_empty_and_one_that_does_not_come_an_error(
         assert kept.cost.asked == 2
 
 
+def test_images_that_are_all_refused_end_the_part(server, tmp_path):
+    images, keys = [picture(number) for number in range(5)], list("pqrst")
+    server.fault = lambda text, before: "400"
+    with KeptReplies(Endpoint(**settings(server)), tmp_path / "captions.jsonl") as kept:
+        asked = EndpointCaptioner(kept, 2)
+        assert asked.captions(images[:4], keys[:4], 1, 0) == [[""]] * 4
+        with pytest.raises(ConfigError, match=r"all requests for 5 images were refused: .*HTTP 400.*such as images"):
+            asked.captions(images, keys, 1, 0)
+        server.fault = lambda text, before: "400" if text.startswith("Describe") else None
+        assert [own[0] for own in asked.captions(images, keys, 2, 0)] == [""] * 5
+
+
 def test_words(sentences, dual):
     assert address_of("endpoint:https://host:8000/v1#org/model-27b") == ("https://host:8000/v1", "org/model-27b")
     assert address_of("unimedvl:bundled") is None

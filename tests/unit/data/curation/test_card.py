@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unimedvl.data.curation.card import CARD, INGESTED, text
+from unimedvl.data.curation.card import CARD, INGESTED, share, text
 from unimedvl.data.curation.coarse import CoarseSettings
 from unimedvl.data.curation.corpus import remove, write_corpus
 from unimedvl.data.curation.counts import count_pairs, summary_of
@@ -293,22 +293,28 @@ def test_pairs_that_are_taken_out_later_are_told(images, tmp_path):
     folder = tmp_path / "out"
     before = made(folder, images, about="# Mine")
     left = [*pairs_in(images)][COARSE + SELECTED :]
-    assert remove(folder, [Decision(pair.id, "audit", "drop", "wrong") for pair in left[:3]]) == 3
-    assert remove(folder, [Decision(left[4].id, "privacy|2", "drop", "a name")]) == 1
-    assert remove(folder, [Decision(left[4].id, "privacy|2", "drop", "a name")]) == 0
+    assert remove(folder, [Decision(pair.id, "audit", "drop", "wrong") for pair in left[:3]]).removed == 3
+    assert remove(folder, [Decision(left[4].id, "privacy|2", "drop", "a name")]).removed == 1
+    assert remove(folder, [Decision(left[4].id, "privacy|2", "drop", "a name")]).removed == 0
     card = (folder / CARD).read_text()
-    assert card.startswith("# Mine\n\n<!-- removed -->\n> **4 records")
-    assert "> **4 records were taken out since this card was written**, by decisions of: audit (3), " in card
-    assert f"{text('privacy|2')} (1)." in card
-    assert card.count("taken out since") == 1
+    told = f"> **4 records were taken out by people**, by decisions of: audit (3), {text('privacy|2')} (1); see "
+    assert card.startswith(
+        f"# Mine\n\n<!-- removed -->\n{told}`removed.jsonl`. Counts, plots and sheets are from before"
+    )
+    assert card.count("taken out by people") == 1
     now = {row[0].strip("`"): row[1] for row in rows_of(card, "Files and hashes")}
     for name, count in now.items():
         if count:
             assert int(count) == len((folder / name).read_text().splitlines())
     assert sum(int(count) for name, count in now.items() if "/" in name) == 54
     assert rows_of(card, "Funnel") == rows_of(before, "Funnel")
-    made(folder, images, about="# Mine")
-    assert (folder / CARD).read_text() == before
+
+    again = made(folder, images, about="# Mine")
+    assert again.startswith(f"# Mine\n\n<!-- removed -->\n{told}`removed.jsonl`.\n<!-- end of removed -->")
+    assert "**54 pairs** (49 train, 5 test) of 90" in again
+    assert rows_of(again, "Funnel") == [*rows_of(before, "Funnel"), ["removed by people", "54", "4", "60.0%"]]
+    assert ["audit", "drop", "wrong", "3"] in rows_of(again, "Decisions")
+    assert rows_of(again, "Files and hashes") == rows_of(card, "Files and hashes")
 
 
 @pytest.mark.parametrize("left", [None, "Words of somebody, without any mark.\n"])
@@ -318,11 +324,30 @@ def test_a_card_that_was_changed_or_deleted_is_no_obstacle(images, tmp_path, lef
     made(folder, images)
     (folder / CARD).unlink() if left is None else (folder / CARD).write_text(left)
     gone = [*pairs_in(images)][-1]
-    assert remove(folder, [Decision(gone.id, "audit", "drop", "wrong")]) == 1
+    assert remove(folder, [Decision(gone.id, "audit", "drop", "wrong")]).removed == 1
     assert (folder / CARD).exists() == (left is not None)
     if left is not None:
         card = (folder / CARD).read_text()
         assert "> **1 record was taken out" in card.split(left)[0]
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_source_of_which_nothing_is_left_was_read_too(images, tmp_path):
+    found = [replace(pair, source="tiny" if n < COARSE else pair.source) for n, pair in enumerate(pairs_in(images))]
+    card = made(tmp_path / "out", images, found)
+    assert "tiny" not in str(rows_of(card, "Pairs by source and license"))
+    assert "of 90 that were read from 3 sources" in card
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "told"),
+    [
+        (90, 90, "100.0%"), (0, 90, "0.0%"), (0, 0, "0.0%"), (78, 90, "86.7%"), (10_520, 10_522, "99.98%"),
+        (1, 10_000_000, "0.00001%"), (10_522, 10_520, "100.02%"), (3, 2, "150.0%"),
+    ],
+)  # fmt: skip
+def test_all_and_nothing_are_said_of_nothing_else(count, of, told):
+    assert share(count, of) == told
 
 
 def test_a_damaged_part_is_named(images, tmp_path):
@@ -341,6 +366,6 @@ def test_counted_lengths_sum_up_as_single_ones(values):
     assert told["mean"] == pytest.approx(wanted["mean"])
     # A quantile of counted numbers is one of them; that of the others may lie between two neighbors.
     ordered = sorted(values)
-    for key, share in (("median", 0.5), ("p95", 0.95)):
+    for key, part in (("median", 0.5), ("p95", 0.95)):
         place = ordered.index(int(told[key]))
-        assert place < share * len(values) <= place + values.count(int(told[key])) + 1e-9
+        assert place < part * len(values) <= place + values.count(int(told[key])) + 1e-9

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimedvl.data.curation.coarse import CoarseSettings, coarse, contrast_of, said
+from unimedvl.data.curation.coarse import CoarseSettings, coarse, contrast_of, said, turns_of
 from unimedvl.data.curation.pairs import Pair
 from unimedvl.errors import ConfigError
 
@@ -40,6 +40,56 @@ def test_a_short_answer_to_a_question_stays(tmp_path):
     pair = pair_of(tmp_path, noise(), question="Is there an effusion?", text="Yes")
     assert said(pair) == "Is there an effusion? Yes"
     assert reasons(pair) == []
+
+
+def dialogue(folder, *texts: str, family: str = "understanding") -> Pair:
+    turns = [[("human", "gpt")[number % 2], text] for number, text in enumerate(texts)]
+    asked, answered = texts[0].replace("<image>", "").strip(), texts[1]
+    return pair_of(folder, noise(), family=family, question=asked, text=answered, more={"turns": turns})
+
+
+def test_every_round_of_a_dialogue_is_judged(tmp_path):
+    first = ("<image>What is seen?", "A chest X-ray.")
+    assert reasons(dialogue(tmp_path, *first, "Any effusion?", "word " * 600)) == ["text too long"]
+    assert reasons(dialogue(tmp_path, *first, "Any effusion? " * 90, "No.")) == ["text too long"]
+    # Each round may be as long as a pair of its own.
+    assert reasons(dialogue(tmp_path, *first, "Why?", "word " * 190, "And so?", "word " * 190)) == []
+    assert reasons(dialogue(tmp_path, "<image>", "CT.", "Eh?", "No.")) == ["text too short"]
+    pair = dialogue(tmp_path, *first, "Any effusion?", " No. ")
+    assert turns_of(pair)[0] == ("human", "What is seen?")
+    assert [text for _, text in turns_of(pair)][2:] == ["Any effusion?", "No."]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "<image>"])
+@pytest.mark.parametrize("family", ["understanding", "text"])
+def test_a_question_without_an_answer(tmp_path, family, text):
+    assert reasons(pair_of(tmp_path, noise(), family=family, question="Is there an effusion?", text=text)) == [
+        "no answer"
+    ]
+
+
+def test_questions_of_edits_are_answered_by_images(tmp_path):
+    noise(seed=1).save(tmp_path / "t.png")
+    values = {"question": "Sharpen this image.", "text": "", "target": str(tmp_path / "t.png")}
+    assert reasons(pair_of(tmp_path, noise(), family="edit", **values)) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("<image>What is it?", "An X-ray.", "Of what part?"), ["no answer"]),
+        (("<image>What is it?", "An X-ray.", "Of what part?", ""), ["no answer"]),
+        (("<image>What is it?", "", "Of what part?", "The chest."), ["no answer"]),
+        (("<image>", "An X-ray of the chest.", "Of what part?", "The chest."), []),
+    ],
+)
+def test_a_turn_without_an_answer(tmp_path, texts, expected):
+    assert reasons(dialogue(tmp_path, *texts)) == expected
+
+
+def test_two_questions_in_a_row_have_one_answer(tmp_path):
+    turns = [["human", "<image>A man of 60."], ["human", "What is it?"], ["gpt", "An X-ray."]]
+    assert reasons(pair_of(tmp_path, noise(), question="A man of 60.", text="An X-ray.", more={"turns": turns})) == []
 
 
 def test_pairs_of_images_get_their_text_later(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,38 @@ PERSONAL = [
     ("name", "Mr. DOE was seen"),
     ("name", "Dictated by: Anna Larsen"),
     ("name", "Prof. J. Weber agrees"),
+    ("name", "PATIENT NAME: JONES"),
+    ("name", "Patient's name: jones"),
+    ("name", "Name JONES MARY"),
+    ("name", "DR. MILLER"),
+    ("name", "DISCUSSED WITH MRS. O'NEILL."),
+    ("name", "seen by dr. miller"),
+    ("name", "Patient: John Smith"),
+    ("name", "patient: SMITH, JOHN"),
+    ("name", "SMITH^JOHN"),
+    ("name", "smith^john^^"),
+    ("name", "Müller^J"),
+    ("name", "Dr. Mueller"),
+    ("name", "Dr. Müller"),
+    ("name", "Dr. Østergaard"),
+    ("name", "Dr. \u0416\u0443\u043a\u043e\u0432\u0430"),
+    ("name", "Mr. O'Brien"),
+    ("name", "Mr. O\u2019Brien"),
+    ("name", "Prof. van der Berg agrees"),
+    ("name", "Radiologist: DR. A. WEBER"),
+    ("date", "DOB 02.05.61"),
+    ("date", "dob: 2.5.61"),
+    ("date", "Date of birth: 02 05 1961"),
+    ("date", "born 02-05-61"),
+    ("date", "Exam date: 02.05.19"),
+    ("date", "14 mar 2019"),
+    ("date", "on 14-Mar-19"),
+    ("date", "14MAR2019"),
+    ("date", "MARCH 2019"),
+    ("record number", "Acc# 123456"),
+    ("record number", "ACC. NO. 88-1234"),
+    ("record number", "mrn: ab12345"),
+    ("record number", "Pat. ID: P-1234"),
     ("date", "Compared with 2019-03-14."),
     ("date", "CT of 3/14/2019 shows"),
     ("date", "seen on 14.03.2019, stable"),
@@ -70,6 +103,16 @@ HARMLESS = [
     "Smith fracture, Miller classification, Baker cyst, Down syndrome.",
     "Dose 120 kVp, 90 years of archives.",
     "Survival of 95 months in 1234 patients.",
+    "The lesion is seen on brain MR. No other lesion.",
+    "BRAIN MR. THERE IS NO MASS. CHEST DR. NORMAL FINDINGS.",
+    "Axial T2 at TE 30 ms. then diffusion; signal of mr. the mass is bright.",
+    "Patient: Male, 54 years old. PATIENT: MALE, SUPINE.",
+    "Patient: Elderly Woman with Stroke",
+    "10^6 cells, x^2 + y^n, r^k, e^{ix}",
+    "ACC 2019 guidelines; acc 0.951; accuracy 95123 of 1.",
+    "Born at 37.5 weeks; date palm; dated 2019.",
+    "Patient name withheld. Name: anonymous",
+    "It may 3 times; 12 mar per 100",
 ]
 
 
@@ -92,6 +135,8 @@ def test_places_lie_within_the_text(text):
 def test_long_texts_take_no_long():
     for text in ("1" * 20_000, "1-" * 10_000, "Aa " * 7_000, "a@" * 10_000, "(1) " * 5_000):
         found_in(text)
+    for part in ("a-", "O'", "Dr. de ", "name: ", "A^", "a", "A", "Patient: A ", "dob 1.", "Dr. A. ", "born 1 ma "):
+        found_in(part * (20_000 // len(part)))
 
 
 def test_flags_do_not_repeat_what_they_found():
@@ -102,6 +147,75 @@ def test_flags_do_not_repeat_what_they_found():
     assert not any(secret in str(decision) for decision in decisions for secret in ("Miller", "4471902", "2019"))
     (date,) = [decision for decision in decisions if decision.reason == "date in text"]
     assert date.detail == "characters 6 to 16 of its question"
+
+
+def facts(**more) -> set[tuple[str, str]]:
+    decisions = privacy([Pair("1", "s", "understanding", text="A scan.", more=more)], PrivacySettings(pixels="none"))
+    assert {decision.action for decision in decisions} <= {"flag"}
+    return {(decision.reason, decision.detail) for decision in decisions}
+
+
+def test_all_turns_are_read():
+    turns = [["human", "<image>Who is it?"], ["gpt", "A man."], ["human", "MRN 4471902"], ["gpt", "Of Dr. Miller."]]
+    assert facts(turns=turns) == {
+        ("record number in text", "characters 0 to 11 of turn 3"),
+        ("name in text", "characters 3 to 13 of turn 4"),
+    }
+    pair = Pair("1", "s", "understanding", text="Of Dr. Miller.", question="Who is it?", more={"turns": turns[:1]})
+    told = [[*turns[0]], ["gpt", "Of Dr. Miller."]]
+    (decision,) = privacy([replace(pair, more={"turns": told})], PrivacySettings(pixels="none"))
+    assert decision.detail == "characters 3 to 13 of its text"  # not once more as a turn
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("patient_name", "JONES MARY", "name"),
+        ("PatientName", "JONES", "name"),
+        ("name", "JONES, MARY", "name"),
+        ("subject", "Mary Jones", "name"),
+        ("referring_physician", "miller", "name"),
+        ("mrn", "4471902", "record number"),
+        ("MRN", 4471902, "record number"),
+        ("patient_id", "A1", "record number"),
+        ("PatientBirthDate", "1961", ""),
+        ("PatientBirthDate", "19610502", "date"),
+        ("birth_date", "61-05", "date"),
+        ("study date", "20190314", "date"),
+        ("home_address", "Baker St.", "address"),
+        ("zip", "02114", "address"),
+        ("phone_number", 5551234, "phone"),
+        ("e-mail", "x", "email"),
+        ("age", 93, "age over 89"),
+        ("patient_age", "093Y", "age over 89"),
+        ("note", "Dr. Miller saw this", "name"),
+        ("note", "JONES^MARY", "name"),
+        ("acquired", "2019-03-14", "date"),
+        ("comments", ["fine", "MRN 4471902 too"], "record number"),
+        ("mrn", "", ""),
+        ("mrn", None, ""),
+        ("age", 62, ""),
+        ("name", "PMC5123456_fig1.jpg", ""),
+        ("subject", "patient00001", ""),
+        ("id", "20394857", ""),
+        ("series", "1.2.840.113619.2.55.3.604688119", ""),
+        ("region", {"box": [393, 26, 719, 352]}, ""),
+        ("update", "today", ""),
+        ("scale", 4, ""),
+    ],
+)
+def test_facts(name, value, kind):
+    found = facts(**{name: value})
+    assert {reason for reason, _ in found} == ({f"{kind} in facts"} if kind else set())
+    assert all(name in detail for _, detail in found)
+    assert not any(str(value) in detail for _, detail in found if len(str(value)) > 2)
+
+
+def test_facts_within_facts():
+    assert facts(about=[{"mrn": "4471902", "who": {"first name": "Mary"}}]) == {
+        ("record number in facts", "fact 'about.mrn'"),
+        ("name in facts", "fact 'about.who.first name'"),
+    }
 
 
 # --- pixels ------------------------------------------------------------------------------------------------

@@ -119,6 +119,8 @@ function show(number) {
   }
   $("steps").textContent = sample.steps.join("; ");
   $("steps").parentElement.hidden = !sample.steps.length;
+  $("flags").textContent = sample.flags.join("; ");
+  $("flags").parentElement.hidden = !sample.flags.length;
   $("pictures").replaceChildren(...sample.images.map(picture));
   $("comment").value = entry(current).comment;
   $("previous").disabled = current === 0;

@@ -17,11 +17,13 @@ from PIL import Image
 
 from unimedvl.data.curation.audit.dimensions import DIMENSIONS
 from unimedvl.data.curation.pairs import Pair
+from unimedvl.data.curation.removals import content_of
+from unimedvl.data.records import IMAGE_MARK
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.files import write_json, write_text
 from unimedvl.imaging import read_image
 
-FORMAT = "unimedvl audit 1"
+FORMAT = "unimedvl audit 2"
 SIDE = 640  # pixels of the longer side of an image on the page
 
 _FOLDER = Path(__file__).parent
@@ -32,23 +34,35 @@ class Sheet:
     """What a page asks about, for reading the ratings back.
 
     Attributes:
-        audit: 16 hexadecimal digits over the sampled pairs with their texts: ratings of other ones do not fit.
+        audit: 16 hexadecimal digits over the sampled pairs with their contents: ratings of other ones do not fit.
         modalities: of each sampled pair by its id, in the order of the page.
+        contents: of each, what :func:`~unimedvl.data.curation.removals.content_of` makes of its words and images.
     """
 
     audit: str
     modalities: dict[str, str]
+    contents: dict[str, str]
 
 
-def sheet_of(sample: Sequence[Pair]) -> Sheet:
-    """The sheet of a sample."""
-    content = json.dumps([asdict(pair) for pair in sample], sort_keys=True)
-    audit = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Sheet(audit, {pair.id: pair.modality for pair in sample})
+def sheet_of(sample: Sequence[Pair], root: Path | None = None) -> Sheet:
+    """The sheet of a sample; relative paths of images refer to ``root``.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    contents = {pair.id: content_of(pair, root) for pair in sample}
+    audit = hashlib.sha256(json.dumps(list(contents.items())).encode()).hexdigest()[:16]
+    return Sheet(audit, {pair.id: pair.modality for pair in sample}, contents)
 
 
 def write_page(
-    sample: Sequence[Pair], path: Path, *, title: str = "Expert audit", root: Path | None = None, side: int = SIDE
+    sample: Sequence[Pair],
+    path: Path,
+    *,
+    title: str = "Expert audit",
+    root: Path | None = None,
+    side: int = SIDE,
+    flags: Mapping[str, Sequence[str]] | None = None,
 ) -> Sheet:
     """Write the page, and beside it the sheet (same name, ``.json``).
 
@@ -56,6 +70,7 @@ def write_page(
         title: shown on top, such as the name and version of the corpus.
         root: folder to which relative paths of images refer; the current one by default.
         side: pixels of the longer side of an embedded image; smaller images stay as they are.
+        flags: by id, what the guard of privacy found in a pair, shown beside it.
 
     Raises:
         DataError: there is no sample, or an image cannot be read.
@@ -66,12 +81,12 @@ def write_page(
     if side < 16 or path.suffix != ".html":
         problem = f"a side of {side} pixels" if side < 16 else f"{path.name} is no name for a page"
         raise ConfigError(problem, where="audit", remedy="give 16 pixels or more, and a file that ends in .html")
-    sheet = sheet_of(sample)
+    sheet = sheet_of(sample, root)
     content = {
         "format": FORMAT,
         "audit": sheet.audit,
         "dimensions": [asdict(dimension) for dimension in DIMENSIONS],
-        "samples": [_entry(pair, root, side) for pair in sample],
+        "samples": [{**_entry(pair, root, side), "flags": list((flags or {}).get(pair.id, ()))} for pair in sample],
     }
     write_text(path, _document(title, content))
     write_json(path.with_suffix(".json"), {"format": FORMAT, **asdict(sheet)})
@@ -89,7 +104,12 @@ def read_sheet(path: Path) -> Sheet:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise DataError(f"of the format {content['format']!r}", where=str(path), remedy=remedy)
-        return Sheet(str(content["audit"]), {str(key): str(value) for key, value in content["modalities"].items()})
+        modalities, contents = (
+            {str(key): str(value) for key, value in content[name].items()} for name in ("modalities", "contents")
+        )
+        if modalities.keys() != contents.keys():
+            raise DataError("modalities and contents of different pairs", where=str(path), remedy=remedy)
+        return Sheet(str(content["audit"]), modalities, contents)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError("no sheet of an audit", where=str(path), remedy=remedy) from error
 
@@ -109,12 +129,14 @@ def _entry(pair: Pair, root: Path | None, side: int) -> dict[str, Any]:
     ]
     if pair.target:
         shown = [(label.replace("Image", "Input"), name) for label, name in shown] + [("Target", pair.target)]
+    # All of a dialogue is rated, so all of it is shown; its first turns are question and text.
+    turns = [f"{speaker}: {words.replace(IMAGE_MARK, '').strip()}" for speaker, words in pair.more.get("turns") or ()]
     return {
         "id": pair.id,
         "modality": pair.modality,
         "task": " / ".join(filter(None, (pair.family, pair.subtask))),
-        "question": pair.question,
-        "text": pair.text,
+        "question": "" if turns else pair.question,
+        "text": "\n\n".join(turns) or pair.text,
         "steps": list(pair.steps),
         "images": [{"label": label, "source": embedded(_located(name, root), side)} for label, name in shown],
     }

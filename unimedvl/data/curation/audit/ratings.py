@@ -32,12 +32,21 @@ class Ratings:
 
     @property
     def complete(self) -> int:
-        """Samples of which every dimension is rated."""
-        return sum(len(scores) == len(DIMENSIONS) for scores in self.scores.values())
+        """Samples of which every dimension is rated, if only as not applicable."""
+        return sum(map(self.judged, self.scores))
+
+    def judged(self, pair: str) -> bool:
+        """Whether every dimension of a sample is rated."""
+        return len(self.scores.get(pair, ())) == len(DIMENSIONS)
 
     def mean(self, pair: str) -> float | None:
-        """The mean of the seven of a sample on the scale from 0 to 5, over those that apply; None without any."""
-        given = [BY_KEY[key].scaled(score) for key, score in self.scores.get(pair, {}).items() if score is not None]
+        """The mean of the seven of a sample on the scale from 0 to 5, over those that apply.
+
+        None without any, or where a dimension is not rated yet: a few of the seven say nothing about all.
+        """
+        if not self.judged(pair):
+            return None
+        given = [BY_KEY[key].scaled(score) for key, score in self.scores[pair].items() if score is not None]
         return sum(given) / len(given) if given else None
 
 

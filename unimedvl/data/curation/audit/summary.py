@@ -74,12 +74,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Summary:
-    """All of it; ``complete`` has for each rater how many samples are fully rated."""
+    """All of it.
+
+    Attributes:
+        complete: for each rater, how many samples are fully rated.
+        partial: how many are rated in part, if there are any; their ratings count for their dimensions alone.
+    """
 
     audit: str
     samples: int
     threshold: float
     complete: dict[str, int]
+    partial: dict[str, int]
     scores: list[Score]
     agreement: list[Agreement]
     failing: list[Failure]
@@ -99,12 +105,14 @@ def summarize(sheet: Sheet, raters: Sequence[Ratings], *, threshold: float = THR
     Raises:
         ConfigError: the threshold is off the scale, or scipy or scikit-learn is absent.
     """
-    counted = {one.rater: one.complete for one in raters}
+    complete = {one.rater: one.complete for one in raters}
+    partial = {one.rater: len(one.scores) - one.complete for one in raters}
     return Summary(
         audit=sheet.audit,
         samples=len(sheet.modalities),
         threshold=threshold,
-        complete=counted,
+        complete=complete,
+        partial={rater: count for rater, count in partial.items() if count},
         scores=_scores(sheet, raters, seed),
         agreement=[_agreement(dimension.key, raters) for dimension in DIMENSIONS] if len(raters) > 1 else [],
         failing=failing(sheet, raters, threshold=threshold),
@@ -114,7 +122,7 @@ def summarize(sheet: Sheet, raters: Sequence[Ratings], *, threshold: float = THR
 def failing(sheet: Sheet, raters: Sequence[Ratings], *, threshold: float = THRESHOLD) -> list[Failure]:
     """Samples whose modality at least half of their raters call wrong, or whose mean is under the threshold.
 
-    Samples that nobody rated do not fail.
+    Only who rated all seven dimensions of a sample is asked; samples that nobody rated so do not fail.
 
     Raises:
         ConfigError: the threshold is off the scale.
@@ -123,7 +131,8 @@ def failing(sheet: Sheet, raters: Sequence[Ratings], *, threshold: float = THRES
         raise ConfigError(f"threshold {threshold:g}", where="threshold", remedy=f"give a mean from 0 to {MOST}")
     failures = []
     for pair, modality in sheet.modalities.items():
-        match, mean = _of_sample(raters, pair, "modality"), _of_sample(raters, pair, MEAN)
+        judges = [one for one in raters if one.judged(pair)]
+        match, mean = _of_sample(judges, pair, "modality"), _of_sample(judges, pair, MEAN)
         wrong = match is not None and match <= 0.5
         if wrong or (mean is not None and mean < threshold):
             comments = tuple(f"{one.rater}: {one.comments[pair]}" for one in raters if pair in one.comments)

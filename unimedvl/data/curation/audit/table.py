@@ -22,6 +22,9 @@ def text_table(summary: Summary) -> str:
 def _lines(summary: Summary) -> Iterator[str]:
     raters = ", ".join(f"{name} {count}" for name, count in summary.complete.items())
     yield f"{summary.samples} samples, fully rated by: {raters}"
+    if summary.partial:
+        partly = ", ".join(f"{name} {count}" for name, count in summary.partial.items())
+        yield f"rated in part by: {partly}; these count for their dimensions, not for the mean and not as failing"
     yield ""
     yield from _overall(summary)
     yield from _modalities(summary)

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from unimedvl.data.curation.pairs import SPLITS
+from unimedvl.data.tables import unreadable
 from unimedvl.files import aside
 
 # Pictures; volumes and DICOM have readers of their own.
@@ -25,10 +26,25 @@ assert set(_SPLITS.values()) == set(SPLITS)
 def files_under(root: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
     """The files of a tree, folder by folder, sorted by name; those that start with a dot are left out.
 
+    Links to folders are followed. A folder that several paths lead to comes once, under the first of them.
+
     Args:
         suffixes: in lower case; any file where there are none.
+
+    Raises:
+        DataError: a folder cannot be read.
     """
-    for folder, inner, names in os.walk(root):
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(error, Path(error.filename or root)) from error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
+        about = os.stat(folder)
+        if (about.st_dev, about.st_ino) in seen:
+            inner.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and (not suffixes or name.lower().endswith(suffixes)):

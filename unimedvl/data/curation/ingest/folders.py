@@ -16,20 +16,27 @@ from unimedvl.errors import DataError
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
     for path in files_under(root, PICTURES):
-        inner = path.relative_to(root)
-        facts = _facts(inner, settings)
-        row = _caption(path, settings.text_column)
-        text, question = row.text(settings.text_column), row.text(settings.question_column)
-        more = {name: said for name, said in facts.items() if name not in ("split", "modality")}
-        yield settings.pair(
-            inner.as_posix(),
-            split=facts.get("split", ""),
-            modality=named(facts.get("modality", "")),
-            text=text,
-            question=question,
-            **one_image(str(path), settings.family),
-            more={**more, **row.plain(*settings.more_columns)},
-        )
+        try:
+            pair = _pair(path, path.relative_to(root), settings)
+        except DataError as error:
+            skipped.failed(settings, error, str(path))
+            continue
+        yield pair
+
+
+def _pair(path: Path, inner: Path, settings: ReaderSettings) -> Pair:
+    facts = _facts(inner, settings)
+    row = _caption(path, settings.text_column)
+    more = {name: said for name, said in facts.items() if name not in ("split", "modality")}
+    return settings.pair(
+        inner.as_posix(),
+        split=facts.get("split", ""),
+        modality=named(facts.get("modality", "")),
+        text=row.text(settings.text_column),
+        question=row.text(settings.question_column),
+        **one_image(str(path), settings.family),
+        more={**more, **row.plain(*settings.more_columns)},
+    )
 
 
 def _facts(inner: Path, settings: ReaderSettings) -> dict[str, str]:
@@ -39,7 +46,7 @@ def _facts(inner: Path, settings: ReaderSettings) -> dict[str, str]:
         split = split_named(found["split"])
         if split is None:
             remedy = "name it train, validation or test, or take split out of levels"
-            raise DataError(f"no split is called {found['split']!r}", where=str(inner), remedy=remedy)
+            raise DataError(f"no known split: {found['split']!r}", where=str(inner), remedy=remedy)
         found["split"] = split
     return found
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unimedvl.data.curation.ingest.files import files_under, save_once, split_named
-from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped
+from unimedvl.data.curation.ingest.settings import FAMILIES, Reader, ReaderSettings, Skipped
 from unimedvl.data.curation.pairs import Pair, pair_id
 from unimedvl.data.records import IMAGE_MARK, ImageRef, Record
 from unimedvl.data.sources import SUFFIXES, Source
-
-_FAMILIES = ("understanding", "text", "t2i", "edit", "counterfactual")
+from unimedvl.errors import DataError
 
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
@@ -19,13 +18,18 @@ def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pa
         name = path.name if root.is_file() else path.relative_to(root).as_posix()
         source = Source(name, [path])
         for number in range(len(source)):
-            record, place = source.record(number), f"{name}, row {number + 1}"
-            if record.family not in _FAMILIES or len(record.outputs) > 1:
-                skipped.add(f"family {record.family}", place)
+            place, key = f"{name}, row {number + 1}", pair_id(settings.source, settings.split, name, str(number))
+            try:
+                record = source.record(number)
+                if record.family not in FAMILIES or len(record.outputs) > 1:
+                    known = record.family in FAMILIES
+                    skipped.add("several images to make" if known else f"family {record.family}", place)
+                    continue
+                pair = _pair(record, key, source.root(number), path, settings)
+            except DataError as error:
+                skipped.failed(settings, error, place)
                 continue
-            yield _pair(
-                record, pair_id(settings.source, settings.split, name, str(number)), source.root(number), path, settings
-            )
+            yield pair
 
 
 def _pair(record: Record, name: str, root: Path, path: Path, settings: ReaderSettings) -> Pair:

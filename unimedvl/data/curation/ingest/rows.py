@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from unimedvl.data import tables
+from unimedvl.data.curation.ingest.settings import ReaderSettings, Skipped
+from unimedvl.data.curation.pairs import Pair
 from unimedvl.data.tables import AGAIN, absent, not_utf8, read_table
 from unimedvl.errors import DataError
 
@@ -17,13 +19,20 @@ _CHARACTERS_AT_ONCE = 1 << 20  # of a JSON file
 class Row(tables.Row):
     """One row, and how its columns are read."""
 
+    def absence(self, column: str) -> DataError:
+        """An error that says that there is no such column."""
+        known = ", ".join(map(str, self.values)) or "none"
+        remedy = "name the right column, or give the file as it was published"
+        return self.fault(f"no column {column!r}: there are {known}", remedy)
+
     def value(self, column: str) -> Any:
         """What stands in a column.
 
         Raises:
             DataError: there is no such column.
         """
-        self.present(column)
+        if column not in self.values:
+            raise self.absence(column)
         return self.values[column]
 
     def text(self, column: str) -> str:
@@ -60,6 +69,38 @@ def read_rows(path: Path) -> Iterator[Row]:
         DataError: the file is of another kind, absent or damaged; says where.
     """
     return read_table(path, Row, _listed)
+
+
+def pairs_of_rows(
+    path: Path,
+    needed: Sequence[str],
+    make: Callable[[Row], Iterable[Pair]],
+    settings: ReaderSettings,
+    skipped: Skipped,
+) -> Iterator[Pair]:
+    """What is made of the rows of a file; a faulty one stops or counts, as the settings say.
+
+    Args:
+        needed: columns.
+
+    Raises:
+        DataError: a row is faulty and not to be skipped; or no row has all columns, whatever the settings say.
+    """
+    whole, lacking = False, None
+    for row in read_rows(path):
+        if gone := [name for name in needed if name not in row.values]:
+            lacking = lacking or row.absence(gone[0])
+            skipped.failed(settings, lacking, row.place)
+            continue
+        whole = True
+        try:
+            made = list(make(row))
+        except DataError as error:
+            skipped.failed(settings, error, row.place)
+            continue
+        yield from made
+    if lacking and not whole:
+        raise lacking
 
 
 def _listed(path: Path) -> Iterator[Any]:

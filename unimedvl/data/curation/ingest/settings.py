@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unimedvl.data.curation.pairs import SPLITS, Pair, pair_id
+from unimedvl.data.records import IMAGE_MARK, Family, RecordError
 from unimedvl.errors import ConfigError, DataError
 
 _ANY = ("source", "family", "subtask", "modality", "split", "license", "facts", "on_missing")
 _SHOWN = 3  # places that are kept for each reason
+# Reconstruction is made of pairs of understanding, while training.
+FAMILIES = tuple(name for name in get_args(Family) if name != "reconstruction")
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,13 @@ class ReaderSettings:
 
     Attributes:
         source: name of the data set; empty: the reader's, or the folder's.
-        family, subtask: of the pairs; empty: what the reader makes.
+        family, subtask: of the pairs; empty: what the reader makes, of tables with images to make edits.
         modality, split, license: of all pairs; empty: what the source says.
         facts: of all pairs, such as ``anatomy``, for the slots of wordings (unimedvl.data.curation.templates); kept in
             :attr:`Pair.more` where the source does not say the same of a pair itself.
         images_out: folder for the images that a reader makes, from slices and masks; curation takes one of the corpus.
-        on_missing: ``error`` stops at a partner, image or volume that is absent or cannot be read; ``skip`` counts it.
+        on_missing: ``error`` stops at a partner, image or volume that is absent or cannot be read, and at a faulty row;
+            ``skip`` counts it.
         image_column, text_column, question_column, target_column, split_column, modality_column: of tables; empty: the
             reader's, which for a table of one's own is ``image`` and ``caption`` and none.
         more_columns: columns kept in :attr:`Pair.more`.
@@ -78,6 +83,7 @@ class ReaderSettings:
     def __post_init__(self) -> None:
         low, high = self.percentiles
         checks = {
+            "family": self.family in ("", *FAMILIES),
             "split": self.split in ("", *SPLITS),
             "axes": set(self.axes) <= {0, 1, 2} and 0 < len(self.axes) == len(set(self.axes)),
             "step": self.step >= 0 and self.spacing >= 0 and not (self.step and self.spacing),
@@ -87,6 +93,7 @@ class ReaderSettings:
             "highest_label": self.highest_label >= 0,
         }
         remedies = {
+            "family": f"one of {', '.join(FAMILIES)}, or leave it out",
             "split": f"one of {', '.join(SPLITS)}, or leave it out",
             "axes": "0, 1 and 2, each once",
             "step": "a step or a spacing, and not below 0",
@@ -100,8 +107,13 @@ class ReaderSettings:
                 raise ConfigError(f"{name} {getattr(self, name)!r}", where="reader", remedy=f"give {remedies[name]}")
 
     def pair(self, *parts: str, **values: Any) -> Pair:
-        """A pair of this source; ``parts`` tell it apart, and what is set here stands before ``values``."""
+        """A pair of this source; ``parts`` tell it apart, and what is set here stands before ``values``.
+
+        Marks of images in its texts are left out: the corpus writes its own.
+        """
         own = {name: getattr(self, name) for name in ("source", "family", "subtask", "modality", "split", "license")}
+        for name in values.keys() & {"text", "question"}:
+            values[name] = re.sub(rf"[ \t]*{IMAGE_MARK}", "", values[name]).strip()
         return Pair(id=pair_id(self.source, *parts), **{**values, **{name: text for name, text in own.items() if text}})
 
     def out(self) -> Path:
@@ -147,14 +159,14 @@ class Skipped:
         self.add(reason, noted or place)
 
     def failed(self, settings: ReaderSettings, error: DataError, place: str) -> None:
-        """Stop with an error, or count it, without the words of a library, which may quote what a file holds.
+        """Stop with an error, or count it, without what follows a colon, which may quote what a file holds.
 
         Raises:
             DataError: the settings say ``error``.
         """
         if settings.on_missing == "error":
             raise error
-        self.add(error.problem.partition(":")[0], place)
+        self.add(error.reason if isinstance(error, RecordError) else error.problem.partition(":")[0], place)
 
 
 def one_image(file: str, family: str) -> dict[str, Any]:
@@ -171,12 +183,14 @@ class Reader:
         layout: what it looks for, told when there is nothing of it.
         uses: settings beyond the common ones.
         defaults: for settings that are left empty.
+        packaged: its data lie in packages; the path that it is called with is not looked at.
     """
 
     read: Callable[[Path, ReaderSettings, Skipped], Iterator[Pair]]
     layout: str
     uses: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    packaged: bool = False
 
     def __call__(self, root: Path, settings: ReaderSettings, skipped: Skipped | None = None) -> Iterator[Pair]:
         """The pairs in a fixed order, one after the other.
@@ -198,13 +212,14 @@ class Reader:
             raise DataError("no such file or folder", where=str(root), remedy="check the path")
         given = {name: value for name, value in self.defaults.items() if not getattr(settings, name)}
         named = root.resolve().stem if root.is_file() else root.resolve().name
-        plain = {"source": settings.source or named, "family": settings.family or "understanding"}
+        made = "edit" if settings.target_column else "understanding"
+        plain = {"source": settings.source or named, "family": settings.family or made}
         settings = replace(settings, **{**plain, **given})
         return self._found(root, settings, Skipped() if skipped is None else skipped)
 
     def _found(self, root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
-        count = 0
+        count, before = 0, sum(skipped.counts.values())
         for count, pair in enumerate(self.read(root, settings, skipped), 1):  # noqa: B007
             yield replace(pair, more={**settings.facts, **pair.more})
-        if not count and not skipped.counts:
+        if not count and sum(skipped.counts.values()) == before:
             raise DataError(f"nothing of the layout: {self.layout}", where=str(root), remedy="give the folder of it")

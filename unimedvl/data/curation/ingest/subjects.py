@@ -44,6 +44,7 @@ class Subject:
         regions: those of these numbers that are drawn white, all others black; else they are drawn as grays.
         split: where the source says it.
         more: facts for :attr:`Pair.more`.
+        told: what it is called in what is kept of things left out, where its name may be a patient's.
     """
 
     name: str
@@ -55,6 +56,12 @@ class Subject:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     split: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
+    told: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where something was left out, for the record."""
+        return self.told or self.name
 
 
 def contrasts_of(
@@ -91,12 +98,13 @@ def read_subject(
         cuts = _Cuts(subject, settings, stack)
         for names in wanted:
             if absent := [name for name in names if name not in subject.files]:
-                skipped.missing(settings, f"no volume {absent[0]}", subject.name, "add it, or choose other contrasts")
+                remedy = "add it, or choose other contrasts"
+                skipped.missing(settings, f"no volume {absent[0]}", subject.name, remedy, subject.place)
                 continue
             try:
                 yield from _slices(cuts, names, settings, skipped)
             except DataError as error:
-                skipped.failed(settings, error, subject.name)
+                skipped.failed(settings, error, subject.place)
 
 
 class _Cuts:
@@ -163,7 +171,7 @@ def _slices(cuts: _Cuts, names: tuple[str, ...], settings: ReaderSettings, skipp
             shown = [each for each in (first, *rest) if each]
             place = _place(axis, index)
             if len(shown) < len(names):
-                skipped.add("a slice with too little in it", f"{cuts.subject.name}, {'-'.join(names)}, {place}")
+                skipped.add("a slice with too little in it", f"{cuts.subject.place}, {'-'.join(names)}, {place}")
             else:
                 yield _pair(cuts.subject, names, place, shown, settings)
 
@@ -205,13 +213,13 @@ def _check_grids(volumes: list[Volume]) -> None:
 
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
-    for path in [root] if root.is_file() else files_under(root, VOLUMES):
+    for number, path in enumerate([root] if root.is_file() else files_under(root, VOLUMES), 1):
         name = path.name if root.is_file() else path.relative_to(root).as_posix()
         windows = {} if settings.window is None else {"volume": settings.window}
         labels = {"volume": settings.highest_label} if settings.highest_label else {}
         # Such files are often named after patients.
-        more = {"subject": pair_id(settings.source, name)}
-        subject = Subject(name, {"volume": path}, windows=windows, labels=labels, more=more)
+        more, told = {"subject": pair_id(settings.source, name)}, f"file {number} in the order of names"
+        subject = Subject(name, {"volume": path}, windows=windows, labels=labels, more=more, told=told)
         yield from read_subject(subject, [("volume",)], settings, skipped)
 
 

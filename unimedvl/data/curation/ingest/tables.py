@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unimedvl.data.curation.ingest.files import files_under, save_once, split_named
+from unimedvl.data.curation.ingest.files import save_once, split_named
 from unimedvl.data.curation.ingest.modalities import named
-from unimedvl.data.curation.ingest.rows import Row, read_rows
+from unimedvl.data.curation.ingest.rows import Row, pairs_of_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped, one_image
 from unimedvl.data.curation.pairs import Pair, pair_id
 from unimedvl.data.tables import TABLES
-from unimedvl.errors import DataError
+from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import read_image
 
 COLUMNS = (
@@ -28,23 +29,26 @@ COLUMNS = (
 
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
+    if settings.target_column and settings.family not in ("edit", "counterfactual"):
+        remedy = "give family edit or counterfactual, or leave target_column out"
+        raise ConfigError(f"target_column for the family {settings.family}", where="reader", remedy=remedy)
+    columns = ("text_column", "split_column", "modality_column", "image_column", "target_column")
+    needed = [name for column in columns if (name := getattr(settings, column))]
     for path in tables_of(root):
-        for row in read_rows(path):
-            for column in (settings.text_column, settings.split_column, settings.modality_column):
-                _ = row.value(column) if column else None
-            images = row_images(row, settings.image_column, (path.parent,), settings, skipped)
-            targets = row_images(row, settings.target_column, (path.parent,), settings, skipped)
-            if images is not None and targets is not None:
-                name = path.name if root.is_file() else path.relative_to(root).as_posix()
-                yield _pair(row, name, images, targets, settings)
+        yield from pairs_of_rows(path, needed, partial(_pairs, path, settings, skipped), settings, skipped)
 
 
-def _pair(row: Row, name: str, images: list[str], targets: list[str], settings: ReaderSettings) -> Pair:
+def _pairs(path: Path, settings: ReaderSettings, skipped: Skipped, row: Row) -> Iterator[Pair]:
+    """The pair of a row; none where an image is to be skipped."""
+    images = row_images(row, settings.image_column, (path.parent,), settings, skipped)
+    targets = row_images(row, settings.target_column, (path.parent,), settings, skipped)
+    if images is None or targets is None:
+        return
     if len(targets) > 1 or (settings.family == "t2i" and len(images) != 1):
         raise row.fault("several images to make", "give one in a row")
     given: dict[str, Any] = {"images": tuple(images), "target": "".join(targets)}
-    return settings.pair(
-        name,
+    yield settings.pair(
+        path.name,
         str(row.number),
         text=row.text(settings.text_column),
         question=row.text(settings.question_column),
@@ -63,7 +67,8 @@ def tables_of(root: Path) -> list[Path]:
     """
     if root.is_file():
         return [root]
-    found = [path for path in files_under(root, TABLES) if path.parent == root]
+    files = (path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    found = sorted(path for path in files if path.suffix.lower() in TABLES)
     if not found:
         raise DataError("no table in the folder", where=str(root), remedy=f"give a file ({', '.join(TABLES)})")
     return found
@@ -77,7 +82,7 @@ def split_in(row: Row, column: str) -> str:
     """
     split = split_named(row.text(column))
     if split is None:
-        raise row.fault(f"no split is called {row.text(column)!r}", "write train, validation or test")
+        raise row.fault(f"no known split: {row.text(column)!r}", "write train, validation or test")
     return split
 
 

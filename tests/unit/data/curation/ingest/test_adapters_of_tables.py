@@ -171,7 +171,7 @@ def test_another_change_or_side(column, value, remedy, tmp_path, picture):
     for name in ("1.png", "2.png"):
         picture(tmp_path / name)
     lines(tmp_path / "x.jsonl", {**ICG, column: value})
-    with pytest.raises(DataError, match=f"{column} '{value}' .*line 1.*{remedy}"):
+    with pytest.raises(DataError, match=f"no known {column}: '{value}' .*line 1.*{remedy}"):
         list(READERS["icg_cxr"](tmp_path / "x.jsonl", ReaderSettings()))
 
 
@@ -206,5 +206,37 @@ def test_missing_images_stop_or_count(name, tmp_path):
 def test_a_missing_column_is_named(name, tmp_path):
     file, values, column = CASES[name]
     put(tmp_path / file, {key: value for key, value in values.items() if key != column})
-    with pytest.raises(DataError, match=f"no column '{column}' among .*(row|line)"):
+    with pytest.raises(DataError, match=f"no column '{column}': there are .*(row|line)"):
         list(READERS[name](tmp_path, ReaderSettings()))
+
+
+FAULTS = {
+    "pmc_oa": ({"split": "DOE"}, "no known split"),
+    "quilt_1m": ({"image_path": ""}, "'image_path' names no image"),
+    "pubmedvision": ({"conversations": [3]}, "conversations are no list of questions and answers"),
+    "chexpert_plus": ({"split": "DOE"}, "no known split"),
+    "icg_cxr": ({"change": "DOE"}, "no known change"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_faulty_row_stops_or_counts(name, tmp_path, picture):
+    file, values, column = CASES[name]
+    for image in ("a.png", "1.png", "2.png"):
+        picture(tmp_path / image)
+    good = values if name == "icg_cxr" else {**values, column: "a.png"}
+    change, reason = FAULTS[name]
+    rows = [{**good, **change}, good]
+    if file.endswith(".csv"):
+        sheet(tmp_path / file, *rows)
+    elif file.endswith(".jsonl"):
+        lines(tmp_path / file, *rows)
+    else:
+        (tmp_path / file).write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=reason):
+        list(READERS[name](tmp_path, ReaderSettings()))
+    skipped = Skipped()
+    assert len(list(READERS[name](tmp_path, ReaderSettings(on_missing="skip"), skipped))) == 1
+    assert skipped.counts == {reason: 1}
+    ((place,),) = skipped.first.values()
+    assert place.startswith(f"{tmp_path / file}, ")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from unimedvl.data.curation.ingest.files import files_under, save_once, split_named
+from unimedvl.errors import DataError
 
 
 def test_files_come_sorted_and_without_hidden_ones(tmp_path):
@@ -18,6 +20,35 @@ def test_files_come_sorted_and_without_hidden_ones(tmp_path):
         path.touch()
     found = [path.relative_to(tmp_path).as_posix() for path in files_under(tmp_path, (".png",))]
     assert found == ["c.png", "a/z.png", "b/1.PNG", "b/2.png"]
+
+
+def test_links_to_folders_are_followed_and_each_folder_comes_once(tmp_path):
+    root, away = tmp_path / "root", tmp_path / "away"
+    for path in (root / "b" / "1.png", away / "deep" / "2.png", root / "z" / "3.png"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (root / "linked").symlink_to(away, target_is_directory=True)
+    (root / "b" / "loop").symlink_to(root, target_is_directory=True)
+    (away / "deep" / "self").symlink_to(away / "deep", target_is_directory=True)
+    (root / "again").symlink_to(root / "z", target_is_directory=True)
+    (root / "linked.png").symlink_to(away / "deep" / "2.png")
+    found = [path.relative_to(root).as_posix() for path in files_under(root)]
+    assert found == ["linked.png", "again/3.png", "b/1.png", "linked/deep/2.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    scan = os.scandir
+
+    def closed(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match="cannot be read: Permission denied .*closed"):
+        list(files_under(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unimedvl.data.curation.ingest import READERS, ReaderSettings
+from unimedvl.data.curation.ingest import READERS, ReaderSettings, Skipped
 from unimedvl.errors import DataError
 
 read = READERS["folder"]
@@ -58,7 +58,7 @@ def test_text_to_image_has_a_target(tmp_path, picture):
 
 def test_a_split_that_is_none(tmp_path, picture):
     picture(tmp_path / "holdout" / "a.png")
-    with pytest.raises(DataError, match="no split is called 'holdout'"):
+    with pytest.raises(DataError, match="no known split: 'holdout'"):
         list(read(tmp_path, ReaderSettings(levels=("split",))))
 
 
@@ -68,3 +68,13 @@ def test_a_caption_that_cannot_be_read(content, tmp_path, picture):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.json"):
         list(read(tmp_path, ReaderSettings()))
+
+
+def test_pictures_with_a_faulty_caption_or_split_are_counted(tmp_path, picture):
+    for name in ("train/a.png", "train/b.png", "DOE/c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "train" / "a.json").write_text("{torn")
+    skipped = Skipped()
+    (pair,) = read(tmp_path, ReaderSettings(levels=("split",), on_missing="skip"), skipped)
+    assert pair.images == (str(tmp_path / "train" / "b.png"),)
+    assert skipped.counts == {"no known split": 1, "no caption": 1}

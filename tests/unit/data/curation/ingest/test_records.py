@@ -11,7 +11,7 @@ from PIL import Image
 from unimedvl.data.curation.corpus import record
 from unimedvl.data.curation.ingest import READERS, ReaderSettings, Skipped
 from unimedvl.data.records import parse_record
-from unimedvl.errors import ConfigError
+from unimedvl.errors import ConfigError, DataError
 
 
 def turns(*texts):
@@ -74,3 +74,21 @@ def test_families_that_are_no_pairs_are_counted(folder):
     skipped = Skipped()
     assert len(list(READERS["records"](folder / "rows.jsonl", ReaderSettings(), skipped))) == 1
     assert skipped.counts == {"family reconstruction": 1}
+
+
+def test_faulty_rows_stop_or_count(folder):
+    image = {"path": "a.png"}
+    two = {"main_task_type": "edit", "input_img": [image], "output_img": [image, image], "message": turns("Cut it.")}
+    several = {"main_task_type": "text", "output_img": [image, image], "message": turns("What?", "This.")}
+    damaged = {"main_task_type": "t2i", "output_img": [{"bytes": "bm8="}], "message": turns("A head.")}
+    lines = [json.dumps(row) for row in (two, several, {"main_task_type": "DOE", "message": []}, damaged, ROWS[5])]
+    (folder / "rows.jsonl").write_text("\n".join(["{torn", *lines]) + "\n")
+    given = {"source": "s", "images_out": folder / "out"}
+    with pytest.raises(DataError, match=r"rows\.jsonl:1"):
+        list(READERS["records"](folder / "rows.jsonl", ReaderSettings(**given)))
+    skipped = Skipped()
+    (pair,) = READERS["records"](folder / "rows.jsonl", ReaderSettings(**given, on_missing="skip"), skipped)
+    assert pair.text == "Computed tomography."
+    reasons = ["bad JSON", "image count", "several images to make", "unknown task", "damaged image"]
+    assert skipped.counts == dict.fromkeys(reasons, 1)
+    assert skipped.first == {reason: [f"rows.jsonl, row {number}"] for number, reason in enumerate(reasons, 1)}

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimedvl.data.curation.ingest import rows
-from unimedvl.data.curation.ingest.rows import Row, read_rows
+from unimedvl.data.curation.ingest import ReaderSettings, Skipped, rows
+from unimedvl.data.curation.ingest.rows import Row, pairs_of_rows, read_rows
+from unimedvl.data.curation.pairs import Pair
 from unimedvl.errors import DataError
 
 
@@ -85,3 +86,26 @@ def test_cells():
     ):
         with pytest.raises(DataError, match="file"):
             fault()
+
+
+def test_faulty_rows_stop_or_count(tmp_path):
+    path = tmp_path / "x.jsonl"
+    rows = [{"a": "one", "b": 1}, {"a": [1], "b": 1}, {"b": 1}, {"a": "two", "b": 1}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(row):
+        yield Pair(row.text("a"), "s", "text")
+
+    def read(needed, **given):
+        skipped = Skipped()
+        return [pair.id for pair in pairs_of_rows(path, needed, make, ReaderSettings(**given), skipped)], skipped
+
+    with pytest.raises(DataError, match="line 2"):
+        read(["a"])
+    found, skipped = read(["a"], on_missing="skip")
+    assert found == ["one", "two"]
+    assert skipped.counts == {"'a' is list, not a text": 1, "no column 'a'": 1}
+    assert skipped.first == {"'a' is list, not a text": [f"{path}, line 2"], "no column 'a'": [f"{path}, line 3"]}
+    # That is a matter of the settings.
+    with pytest.raises(DataError, match="no column 'c': there are a, b"):
+        read(["a", "c"], on_missing="skip")

@@ -18,6 +18,8 @@ from unimedvl.settings import build, override
     "values",
     [
         {"split": "holdout"},
+        {"family": "caption"},
+        {"family": "reconstruction"},
         {"axes": (3,)},
         {"axes": ()},
         {"axes": (1, 1)},
@@ -32,6 +34,21 @@ from unimedvl.settings import build, override
 def test_values_that_cannot_be(values):
     with pytest.raises(ConfigError, match=str(next(iter(values)))):
         ReaderSettings(**values)
+
+
+def test_the_known_families_are_told():
+    with pytest.raises(ConfigError, match=r"'caption'.*understanding, text, t2i, edit, counterfactual, or leave it"):
+        build(ReaderSettings, {"family": "caption"}, "test")
+
+
+def test_a_source_with_nothing_in_it_is_told_after_one_with_something_skipped(tmp_path, picture):
+    picture(tmp_path / "a" / "x.png")
+    (tmp_path / "a" / "x.json").write_text("{")
+    (tmp_path / "b").mkdir()
+    skipped, given = Skipped(), ReaderSettings(on_missing="skip")
+    assert list(READERS["folder"](tmp_path / "a", given, skipped)) == []
+    with pytest.raises(DataError, match="nothing of the layout"):
+        list(READERS["folder"](tmp_path / "b", given, skipped))
 
 
 def test_settings_come_from_a_file():

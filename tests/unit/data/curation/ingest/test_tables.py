@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from unimedvl.data.curation.corpus import record
 from unimedvl.data.curation.ingest import READERS, ReaderSettings, Skipped
+from unimedvl.data.curation.pairs import pair_id
+from unimedvl.data.records import parse_record
 from unimedvl.errors import ConfigError, DataError
 
 read = READERS["table"]
@@ -105,10 +108,46 @@ def test_names_that_no_file_has(name, tmp_path):
 def test_an_unknown_split_and_two_targets(tmp_path, picture):
     picture(tmp_path / "a.png")
     path = table(tmp_path, {"image": ["a.png", "a.png"], "caption": "x", "split": "holdout"})
-    with pytest.raises(DataError, match="no split is called 'holdout'"):
+    with pytest.raises(DataError, match="no known split: 'holdout'"):
         list(read(path, ReaderSettings(split_column="split")))
     with pytest.raises(DataError, match="several images to make"):
         list(read(path, ReaderSettings(family="t2i")))
+
+
+def test_faulty_rows_are_counted_with_their_places(tmp_path, picture):
+    picture(tmp_path / "a.png")
+    good = {"image": "a.png", "caption": "x", "split": "train"}
+    bad = {"'image' names no image": {"image": ""}, "no known split": {"split": "DOE"}, "no column 'caption'": None}
+    rows = [{**good, **change} if change else {"image": "a.png", "split": ""} for change in bad.values()]
+    skipped = Skipped()
+    given = ReaderSettings(split_column="split", on_missing="skip")
+    path = table(tmp_path, good, *rows, good)
+    pairs = list(read(path, given, skipped))
+    assert [pair.id for pair in pairs] == [pair_id("x", "x.jsonl", number) for number in ("0", "4")]
+    assert skipped.counts == dict.fromkeys(bad, 1)
+    assert skipped.first == {reason: [f"{path}, line {number}"] for number, reason in enumerate(bad, 2)}
+
+
+def test_a_table_with_images_to_make_holds_edits(tmp_path, picture):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    path = table(tmp_path, {"image": "a.png", "to": "b.png", "caption": "Done."})
+    (pair,) = read(path, ReaderSettings(target_column="to"))
+    assert (pair.family, pair.target) == ("edit", str(tmp_path / "b.png"))
+    (pair,) = read(path, ReaderSettings(target_column="to", family="counterfactual"))
+    assert pair.family == "counterfactual"
+    for family in ("understanding", "t2i", "text"):
+        with pytest.raises(ConfigError, match=f"target_column for the family {family}"):
+            list(read(path, ReaderSettings(target_column="to", family=family)))
+
+
+def test_marks_of_images_in_texts_are_left_out(tmp_path, picture):
+    picture(tmp_path / "a.png")
+    row = {"image": "a.png", "caption": "<image> A chest\n<image>\nof <image> a child.", "ask": "<image>\nWhat?"}
+    (pair,) = read(table(tmp_path, row), ReaderSettings(question_column="ask"))
+    assert (pair.question, pair.text) == ("What?", "A chest\n\nof a child.")
+    made = parse_record(record(pair, tmp_path))
+    assert [turn.text for turn in made.turns] == ["<image>\nWhat?", "A chest\n\nof a child."]
 
 
 def test_rows_are_read_when_they_are_asked_for(tmp_path, picture):

@@ -175,6 +175,27 @@ def test_a_tree_is_read_again_without_writing(tmp_path, volume):
     assert not any(b"DOE" in file.read_bytes() for file in files)
 
 
+def test_what_is_told_of_things_left_out_names_no_file(tmp_path, volume):
+    """Files may be named after patients."""
+    root = tmp_path / "in"
+    empty = np.zeros((4, 4, 3))
+    empty[0, 0, 1] = 1
+    volume(root / "DOE_JANE" / "DOE_1.nii.gz", empty)
+    volume(root / "DOE_JANE" / "DOE_2.nii.gz", np.ones((4, 4, 4)))
+    volume(root / "DOE_JANE" / "DOE_3.nii.gz", np.ones((4, 4)))
+    (root / "DOE_JANE" / "DOE_4.nii.gz").write_bytes(b"damaged")
+    skipped = Skipped()
+    given = ReaderSettings(images_out=tmp_path / "out", on_missing="skip", least_filled=0.5, source="s")
+    assert list(read(root, given, skipped)) == []
+    assert list(read(root / "DOE_JANE" / "DOE_2.nii.gz", given, skipped)) == []
+    assert sum(skipped.counts.values()) == 7
+    assert skipped.first["a slice with too little in it"] == [
+        f"file 1 in the order of names, volume, axial-{number:04d}" for number in range(3)
+    ]
+    assert skipped.first["a volume of one value"] == ["file 2 in the order of names", "file 1 in the order of names"]
+    assert "DOE" not in repr(skipped)
+
+
 def test_a_volume_is_not_held_whole(tmp_path, volume):
     """32 MiB of voxels, slices of 512 KiB as float64."""
     path = volume(tmp_path / "x.nii", np.zeros((256, 256, 256), dtype=np.int16))

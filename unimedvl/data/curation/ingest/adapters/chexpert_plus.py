@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from unimedvl.data.curation.ingest.rows import Row, read_rows
+from unimedvl.data.curation.ingest.rows import Row, pairs_of_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped, one_image
 from unimedvl.data.curation.ingest.tables import split_in
 from unimedvl.data.curation.pairs import Pair
@@ -22,24 +23,21 @@ _SECTIONS = {"Findings": "section_findings", "Impression": "section_impression"}
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
     for path in [root] if root.is_file() else sorted(root.glob(_TABLES)):
-        for row in read_rows(path):
-            for column in ("path_to_image", *_SECTIONS.values()):
-                row.value(column)
-            text = "\n".join(f"{name}: {said}" for name, column in _SECTIONS.items() if (said := row.text(column)))
-            if not text:
-                skipped.add("neither findings nor impression", row.place)
-                continue
-            name = row.text("path_to_image")
-            if (image := _image(name, path.parent)) is None:
-                skipped.missing(settings, "no such image", f"{row.place}: {name}", "check the path")
-                continue
-            yield settings.pair(
-                name,
-                text=text,
-                split=split_in(row, "split"),
-                more=_facts(row),
-                **one_image(str(image), settings.family),
-            )
+        needed, make = ("path_to_image", *_SECTIONS.values()), partial(_pairs, path, settings, skipped)
+        yield from pairs_of_rows(path, needed, make, settings, skipped)
+
+
+def _pairs(path: Path, settings: ReaderSettings, skipped: Skipped, row: Row) -> Iterator[Pair]:
+    text = "\n".join(f"{name}: {said}" for name, column in _SECTIONS.items() if (said := row.text(column)))
+    if not text:
+        skipped.add("neither findings nor impression", row.place)
+        return
+    name = row.text("path_to_image")
+    if (image := _image(name, path.parent)) is None:
+        skipped.missing(settings, "no such image", f"{row.place}: {name}", "check the path")
+        return
+    split, shown = split_in(row, "split"), one_image(str(image), settings.family)
+    yield settings.pair(name, text=text, split=split, more=_facts(row), **shown)
 
 
 def _image(name: str, folder: Path) -> Path | None:

@@ -12,35 +12,38 @@ Where an instruction or a report is empty, one is worded from the columns ``chan
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from unimedvl.data.curation.ingest.rows import Row, read_rows
+from unimedvl.data.curation.ingest.rows import Row, pairs_of_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped
 from unimedvl.data.curation.ingest.tables import COLUMNS, row_images, split_in, tables_of
 from unimedvl.data.curation.pairs import Pair
 
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
+    needed = (settings.question_column, settings.text_column, settings.image_column, settings.target_column)
     for path in tables_of(root):
-        for row in read_rows(path):
-            for column in (settings.question_column, settings.text_column):
-                row.value(column)
-            before = row_images(row, settings.image_column, [path.parent], settings, skipped)
-            after = row_images(row, settings.target_column, [path.parent], settings, skipped) if before else None
-            if not before or not after:
-                continue
-            if len(before) + len(after) != 2:
-                raise row.fault("several images before or after", "give one of each in a row")
-            yield settings.pair(
-                path.name,
-                str(row.number),
-                images=tuple(before),
-                target=after[0],
-                question=row.text(settings.question_column),
-                text=row.text(settings.text_column),
-                split=split_in(row, settings.split_column),
-                more={**_facts(row), **row.plain("subject", *settings.more_columns)},
-            )
+        yield from pairs_of_rows(path, needed, partial(_pairs, path, settings, skipped), settings, skipped)
+
+
+def _pairs(path: Path, settings: ReaderSettings, skipped: Skipped, row: Row) -> Iterator[Pair]:
+    before = row_images(row, settings.image_column, [path.parent], settings, skipped)
+    after = row_images(row, settings.target_column, [path.parent], settings, skipped) if before else None
+    if not before or not after:
+        return
+    if len(before) + len(after) != 2:
+        raise row.fault("several images before or after", "give one of each in a row")
+    yield settings.pair(
+        path.name,
+        str(row.number),
+        images=tuple(before),
+        target=after[0],
+        question=row.text(settings.question_column),
+        text=row.text(settings.text_column),
+        split=split_in(row, settings.split_column),
+        more={**_facts(row), **row.plain("subject", *settings.more_columns)},
+    )
 
 
 def _facts(row: Row) -> dict[str, str]:
@@ -53,7 +56,7 @@ def _facts(row: Row) -> dict[str, str]:
     for column, known in (("change", ("add", "remove")), ("side", ("left", "right", "both"))):
         facts[column] = row.text(column).casefold()
         if facts[column] not in ("", *known):
-            raise row.fault(f"{column} {row.text(column)!r}", f"write {', '.join(known)}, or nothing")
+            raise row.fault(f"no known {column}: {row.text(column)!r}", f"write {', '.join(known)}, or nothing")
     return {name: said for name, said in facts.items() if said}
 
 

@@ -7,10 +7,11 @@ lie beside it, in ``images``, or in the folder that the published archive makes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from unimedvl.data.curation.ingest.files import split_named
-from unimedvl.data.curation.ingest.rows import read_rows
+from unimedvl.data.curation.ingest.rows import Row, pairs_of_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped, one_image
 from unimedvl.data.curation.ingest.tables import row_images, split_in
 from unimedvl.data.curation.pairs import Pair
@@ -20,19 +21,21 @@ _FOLDERS = ("", "images", "caption_T060_filtered_top4_sep_v0_subfigures")
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
     for path in [root] if root.is_file() else sorted(root.glob("*.jsonl")):
-        folders = [path.parent / folder for folder in _FOLDERS]
-        for row in read_rows(path):
-            row.value("caption")
-            if not (images := row_images(row, "image", folders, settings, skipped)):
-                continue
-            yield settings.pair(
-                path.name,
-                str(row.number),
-                text=row.text("caption"),
-                split=split_in(row, "split") or split_named(path.stem) or "",
-                more={"name": row.text("image"), **row.plain("subset")},
-                **one_image(images[0], settings.family),
-            )
+        make = partial(_pairs, path, settings, skipped)
+        yield from pairs_of_rows(path, ("caption", "image"), make, settings, skipped)
+
+
+def _pairs(path: Path, settings: ReaderSettings, skipped: Skipped, row: Row) -> Iterator[Pair]:
+    folders = [path.parent / folder for folder in _FOLDERS]
+    if images := row_images(row, "image", folders, settings, skipped):
+        yield settings.pair(
+            path.name,
+            str(row.number),
+            text=row.text("caption"),
+            split=split_in(row, "split") or split_named(path.stem) or "",
+            more={"name": row.text("image"), **row.plain("subset")},
+            **one_image(images[0], settings.family),
+        )
 
 
 read = Reader(

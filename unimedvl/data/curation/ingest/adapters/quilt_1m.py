@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from unimedvl.data.curation.ingest.files import split_named
-from unimedvl.data.curation.ingest.rows import read_rows
+from unimedvl.data.curation.ingest.rows import Row, pairs_of_rows
 from unimedvl.data.curation.ingest.settings import Reader, ReaderSettings, Skipped, one_image
 from unimedvl.data.curation.ingest.tables import row_images
 from unimedvl.data.curation.pairs import Pair
@@ -22,11 +23,14 @@ _KEPT = ("subset", "pathology", "magnification")
 
 def _read(root: Path, settings: ReaderSettings, skipped: Skipped) -> Iterator[Pair]:
     path = root if root.is_file() else root / _TABLE
+    if path.is_file():
+        make = partial(_pairs, path, settings, skipped)
+        yield from pairs_of_rows(path, ("caption", "image_path"), make, settings, skipped)
+
+
+def _pairs(path: Path, settings: ReaderSettings, skipped: Skipped, row: Row) -> Iterator[Pair]:
     folders = [path.parent / folder for folder in _FOLDERS]
-    for row in read_rows(path) if path.is_file() else ():
-        row.value("caption")
-        if not (images := row_images(row, "image_path", folders, settings, skipped)):
-            continue
+    if images := row_images(row, "image_path", folders, settings, skipped):
         yield settings.pair(
             str(row.number),
             text=row.text("caption"),

@@ -79,4 +79,5 @@ read = Reader(
     layout="the packages of the extra mini",
     uses=("images_out", "seed"),
     defaults={"source": "UniMed-Mini"},
+    packaged=True,
 )
