@@ -33,7 +33,12 @@ def mini(unimed_mini):
 
 @pytest.fixture(scope="module")
 def index(mini):
-    return [json.loads(line) for line in (mini.folder / "images.jsonl").read_text().splitlines()]
+    """All images but a few tissue maps that look as if something were written in them, of which no facts are told."""
+    index = [json.loads(line) for line in (mini.folder / "images.jsonl").read_text().splitlines()]
+    told = [item for item in index if "facts" in item]
+    assert {item["subtask"] for item in index if item not in told} == {"cross-modal"}
+    assert len(index) - len(told) < 12
+    return told
 
 
 def rows(mini, split, task):
