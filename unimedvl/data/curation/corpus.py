@@ -29,9 +29,9 @@ from unimedvl.data.curation.removals import (
     write_removals,
 )
 from unimedvl.data.curation.settings import CurateSettings
-from unimedvl.data.curation.stages import Stage
+from unimedvl.data.curation.stages import Stage, alone
 from unimedvl.errors import DataError
-from unimedvl.files import aside, line, locked, write_json
+from unimedvl.files import aside, line, write_json
 
 __all__ = ["DECISIONS", "MANIFEST", "Corpus", "flags_of", "pairs_of", "record", "remove", "write_corpus"]
 
@@ -145,9 +145,7 @@ def remove(folder: Path, decisions: Sequence[Decision], judged: Mapping[str, str
     """
     manifest = _manifest(folder)
     stages = _stages(folder, manifest)
-    with locked(folder / "work" / "curation") as free:  # as a curation does
-        if not free:
-            raise DataError("a curation works here", where=str(folder), remedy="wait for it")
+    with alone(folder):
         removals, told = _with_new(folder, stages, decisions, judged)
         gone = standing(stages[-1].pairs(), removals)
         new = gone.keys() - manifest.get("removed", ())

@@ -27,11 +27,10 @@ from unimedvl.data.curation.refine import noted
 from unimedvl.data.curation.registration import registration
 from unimedvl.data.curation.selection import select
 from unimedvl.data.curation.settings import BackendSettings, CurateSettings
-from unimedvl.data.curation.stages import Bar, Judgment, Outcome, Stage, Work, enter, judge, work
+from unimedvl.data.curation.stages import Bar, Judgment, Outcome, Stage, Work, alone, enter, judge, work
 from unimedvl.data.curation.templates import WordingSettings, library, task_of, wordings_hash
 from unimedvl.data.curation.templates import worded as worded_pair
 from unimedvl.errors import DataError
-from unimedvl.files import locked
 
 Facts = Iterator[tuple[Pair, Mapping[str, Any]]]
 _WRITTEN = (CARD, DECISIONS, IMAGES, "removed.jsonl", *SPLITS, "plots", "sheets")
@@ -78,10 +77,7 @@ def held(out: Path) -> Iterator[None]:
     foreign = None if ours else next((out / name for name in _WRITTEN if (out / name).exists()), None)
     if foreign is not None:
         raise DataError("is of no corpus and would be overwritten", where=str(foreign), remedy="give another out=")
-    (out / "work").mkdir(parents=True, exist_ok=True)
-    with locked(out / "work" / "curation") as free:
-        if not free:
-            raise DataError("another curation works here", where=str(out), remedy="wait for it, or give another out=")
+    with alone(out):
         yield
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from typing import Any
 from unimedvl import __version__
 from unimedvl.data.curation.decisions import Decision, read_decisions, write_decisions
 from unimedvl.data.curation.pairs import Pair, read_part, write_part
-from unimedvl.errors import ConfigError
-from unimedvl.files import read_journal, write_json, write_lines
+from unimedvl.errors import ConfigError, DataError
+from unimedvl.files import locked, read_journal, write_json, write_lines
 
 _ABOUT = "stage.json"
 
@@ -80,6 +80,21 @@ class Stage:
             known = {row["id"]: row["facts"] for row in read_journal(_beside(part, "facts"))}
             for pair in read_part(part):
                 yield pair, known.get(pair.id, {})
+
+
+@contextmanager
+def alone(corpus: Path) -> Iterator[None]:
+    """Keep others from working in the folder of a corpus for the block.
+
+    Raises:
+        DataError: another process works there.
+    """
+    with locked(corpus / "work" / "curation") as free:
+        if not free:
+            raise DataError(
+                "another curation works here", where=str(corpus), remedy="wait for it, or give another out="
+            )
+        yield
 
 
 def enter(folder: Path, name: str, number: int, settings: Any, before: Stage | None) -> Stage:

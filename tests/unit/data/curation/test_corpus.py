@@ -288,7 +288,7 @@ def test_nothing_is_removed_while_a_curation_works(pairs, tmp_path):
     curated(out, pairs)
     with locked(out / "work" / "curation") as free:
         assert free
-        with pytest.raises(DataError, match="a curation works here"):
+        with pytest.raises(DataError, match="another curation works here"):
             remove(out, drops(pairs[:1]))
     assert remove(out, drops(pairs[:1])).removed == 1
 
