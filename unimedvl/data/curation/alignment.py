@@ -5,7 +5,6 @@ Raw values are measured chunk by chunk; normalizing and combining them needs the
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimedvl.data.curation.coarse import said
+from unimedvl.data.curation.fingerprints import exact_hash
 from unimedvl.data.curation.pairs import Pair
 from unimedvl.errors import ConfigError, DataError
 from unimedvl.imaging import read_image
@@ -173,7 +173,7 @@ def measure(
     files = list(dict.fromkeys(pair.picture for pair in pairs))
     images = {file: read_image(file).image for file in files}
     # One image has the same captions in all of its pairs, in whichever part they are; they are written once.
-    keys = [_key(images[file]) for file in files]
+    keys = [exact_hash(images[file]) for file in files]
     written = captioner.captions([images[file] for file in files], keys, settings.captions, settings.seed)
     if [len(own) for own in written] != [settings.captions] * len(files):
         problem = f"{sum(map(len, written))} captions, not {settings.captions} of each of {len(files)} images"
@@ -232,13 +232,6 @@ def normalized(values: Sequence[float], how: Normalization) -> NDArray[np.float6
         return (values_N - low) / high
     low, high = (values_N.min(), values_N.max()) if len(values_N) else (0.0, 0.0)
     return np.full(len(values_N), 0.5) if high <= low else (values_N - low) / (high - low)
-
-
-def _key(image: Image.Image) -> str:
-    """Of an RGB image: a hash of its size and pixels, the same wherever its file lies."""
-    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def _nearest(

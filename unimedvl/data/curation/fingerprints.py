@@ -48,7 +48,7 @@ def fingerprint(image: Image.Image) -> Fingerprint:
         ConfigError: scipy is absent.
     """
     image = to_rgb(image)
-    return Fingerprint(_exact(image), perceptual_hash(image), _thumb(image))
+    return Fingerprint(exact_hash(image), perceptual_hash(image), _thumb(image))
 
 
 def fingerprints(pairs: Sequence[Pair]) -> list[dict[str, Fingerprint]]:
@@ -156,7 +156,8 @@ def _standard(thumbs_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.where(length_N1 > 0, centered_NP / np.maximum(length_N1, 1e-6), 1 / _THUMB).astype(np.float32)
 
 
-def _exact(image: Image.Image) -> str:
+def exact_hash(image: Image.Image) -> str:
+    """Of an RGB image: SHA-256 of its size and pixels, the same wherever its file lies."""
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
